@@ -1,0 +1,102 @@
+//! A server to be measured: message 1 is echoed, message 2 goes to every connection.
+
+use std::sync::OnceLock;
+
+use actix::{Actor, ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture};
+use clap::{Parser, ValueEnum};
+use zinxide::{Frame, Inbound, Server, ServerHandle, Settings, WireFormat};
+
+const ECHO: u32 = 1;
+const BROADCAST: u32 = 2;
+
+#[derive(Parser)]
+struct Options {
+    #[arg(long)]
+    port: u16,
+    #[arg(long, default_value = "ltv-le")]
+    wire: Wire,
+    /// Worker threads; 0 for one a core
+    #[arg(long, default_value_t = 0)]
+    workers: usize,
+    #[arg(long, default_value = "fn")]
+    route: Kind,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Wire {
+    LtvLe,
+    TlvBe,
+}
+
+/// What handles the messages.
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Fn,
+    Actor,
+}
+
+struct Echo;
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        let payload = msg.payload().clone();
+        msg.reply(ECHO, payload);
+    }
+}
+
+struct ToAll(&'static OnceLock<ServerHandle>);
+
+impl Actor for ToAll {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for ToAll {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(to_all(self.0, msg).into_actor(self).map(|(), _, _| ()))
+    }
+}
+
+async fn to_all(handle: &OnceLock<ServerHandle>, msg: Inbound) {
+    if let Some(handle) = handle.get() {
+        handle.broadcast(Frame::new(BROADCAST, msg.payload().clone())).await;
+    }
+}
+
+#[actix::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    env_logger::init();
+    let Options { port, wire, workers, route } = Options::parse();
+    // As many descriptors as the system gives; a server that has fewer says so when it runs out.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+
+    let mut settings = Settings::default();
+    settings.tcp_port = port;
+    settings.worker_pool_size = workers;
+    settings.max_conn = 200_000;
+    settings.max_packet_size = 64 * 1024;
+    settings.wire_format = match wire {
+        Wire::LtvLe => WireFormat::LtvLe,
+        Wire::TlvBe => WireFormat::TlvBe,
+    };
+
+    static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
+    let server = Server::new(settings);
+    let server = match route {
+        Kind::Fn => server
+            .route_fn(ECHO, async |msg: Inbound| (ECHO, msg.payload().clone()))
+            .route_fn(BROADCAST, async |msg: Inbound| to_all(&HANDLE, msg).await),
+        Kind::Actor => server.route(ECHO, || Echo).route(BROADCAST, || ToAll(&HANDLE)),
+    };
+    let server = server.bind().await?;
+    HANDLE.get_or_init(|| server.handle());
+    server.serve().await?;
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! The handle to a connection, and what handle and connection share.
+
+mod close;
+mod outbox;
+mod properties;
+mod shared;
+mod window;
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::event;
+use crate::frame::{Frame, MsgId};
+pub use close::{CloseReason, Slow};
+pub(crate) use close::Ending;
+pub(crate) use outbox::{Batch, Encoded, MAX_SLICES};
+pub(crate) use shared::{Cut, Limits, Pushed, Shared, TurnEnd};
+
+/// The id of a connection; never used twice in a server's life.
+pub type ConnId = u64;
+
+/// A handle to one connection: cheap to clone, usable from any thread and after the connection's
+/// end.
+///
+/// Frames do not pass the connection actor's mailbox: sending puts them into the connection's
+/// bounded outbox, which its actor writes to the socket. Frames that one task sends leave in the
+/// order sent, whichever of the methods it uses. `Ok` means *accepted*, not *received*: what an
+/// accepted frame still needs is a peer that reads.
+///
+/// ```
+/// # async fn f(conn: zinxide::Conn) {
+/// use zinxide::SendError;
+///
+/// match conn.send_buffered(7, "news") {
+///     Ok(()) => {}
+///     Err(SendError::Full(frame)) => {
+///         // The peer reads too slowly. Wait for room, drop the frame, or close:
+///         let _ = conn.send(frame.id, frame.payload).await;
+///     }
+///     Err(gone) => log::info!("{conn} did not get it: {gone}"),
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Conn {
+    shared: Arc<Shared>,
+}
+
+/// Why a frame was not accepted. Each variant gives the frame back.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The outbox has no room: `max_msg_chan_len` frames or `max_msg_chan_bytes` bytes are unsent.
+    #[error("the outbox is full")]
+    Full(Frame),
+    /// The connection is closed or about to be.
+    #[error("the connection is closed")]
+    Closed(Frame),
+    /// The frame alone exceeds `max_msg_chan_bytes`, so that there will never be room for it.
+    #[error("the frame is larger than the outbox")]
+    TooLarge(Frame),
+}
+
+impl SendError {
+    /// The frame that was not accepted.
+    pub fn into_frame(self) -> Frame {
+        match self {
+            Self::Full(frame) | Self::Closed(frame) | Self::TooLarge(frame) => frame,
+        }
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(
+        id: ConnId,
+        peer_addr: SocketAddr,
+        local_addr: SocketAddr,
+        limits: Arc<Limits>,
+    ) -> Self {
+        Self { shared: Arc::new(Shared::new(id, peer_addr, local_addr, limits)) }
+    }
+
+    /// The connection's id.
+    pub fn id(&self) -> ConnId {
+        self.shared.id
+    }
+
+    /// The address of the peer.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.shared.peer_addr
+    }
+
+    /// The address of the server that the peer connected to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.local_addr
+    }
+
+    /// Accepts a frame for sending, as soon as the outbox has room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] and [`SendError::TooLarge`]; never [`SendError::Full`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A future dropped before it is done has accepted nothing: the frame is dropped with it.
+    pub async fn send(&self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        self.shared.push_when_room(Frame::new(id, payload)).await
+    }
+
+    /// Accepts a frame for sending if the outbox has room; never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`], with the frame in it.
+    pub fn send_buffered(&self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
+        self.shared.push(Frame::new(id, payload))
+    }
+
+    /// Closes the connection: no new frames are accepted from now on, those accepted are written
+    /// within the drain deadline, then the socket is closed, also under a silent peer.
+    ///
+    /// Does nothing if the connection is closed or closing already. Safe to call from a handler
+    /// or hook of this very connection.
+    pub fn stop(&self) {
+        self.close(CloseReason::Stopped);
+    }
+
+    /// Whether the connection accepts no frames any more: it is closed or about to be.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// Remembers `value` for this connection, as the one of its type. Answers the one before.
+    ///
+    /// Properties live as long as the last handle to the connection.
+    pub fn set_property<T: Any + Send + Sync>(&self, value: T) -> Option<Arc<T>> {
+        self.shared.properties.set(value)
+    }
+
+    /// The value of type `T` remembered for this connection.
+    pub fn property<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.shared.properties.get()
+    }
+
+    /// Forgets the value of type `T`. Answers it.
+    pub fn remove_property<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.shared.properties.remove()
+    }
+
+    /// Asks the connection to end, for a reason; the first reason wins.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.shared.close(reason);
+    }
+
+    /// Sends the one answer to a message, room or not.
+    pub(crate) fn reply(&self, frame: Frame) {
+        if let Err(refused) = self.shared.push_reply(frame) {
+            event::reply_dropped(self, &refused);
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl fmt::Display for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} from {}", self.id(), self.peer_addr())
+    }
+}
+
+impl fmt::Debug for Conn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("id", &self.id())
+            .field("peer_addr", &self.peer_addr())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

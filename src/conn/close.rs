@@ -1,0 +1,100 @@
+//! Why a connection ended.
+
+use std::io;
+
+use crate::codec::FrameError;
+use crate::frame::MsgId;
+
+/// Why a connection ended: what `on_conn_stop` and the log are told. The first reason wins.
+///
+/// What happens to frames already accepted depends on the reason: see each variant. All of it
+/// happens within `drain_deadline_ms`, and what did not make it is counted in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer closed its side between two frames. Messages it sent before are still handled and
+    /// answered.
+    #[error("closed by the peer")]
+    PeerClosed,
+    /// The peer broke the protocol. Messages before that are still handled and answered.
+    #[error("protocol error: {0}")]
+    Protocol(FrameError),
+    /// A message had no route and the policy is to close. Messages before it are still handled
+    /// and answered.
+    #[error("no route for message {0}")]
+    NoRoute(MsgId),
+    /// The server drains. Messages already received are still handled and answered.
+    #[error("the server shuts down")]
+    Shutdown,
+    /// [`Conn::stop`](crate::Conn::stop) or a `Stop` message. Frames already accepted are
+    /// written; messages received and not yet with a handler are discarded.
+    #[error("stopped")]
+    Stopped,
+    /// A `Remove` message to the [`ConnManager`](crate::ConnManager); as [`Stopped`](Self::Stopped).
+    #[error("removed")]
+    Removed,
+    /// A `ClearConn` message to the [`ConnManager`](crate::ConnManager); as
+    /// [`Stopped`](Self::Stopped).
+    #[error("cleared")]
+    Cleared,
+    /// The handler of this message panicked; as [`Stopped`](Self::Stopped).
+    #[error("the handler of message {0} panicked")]
+    HandlerPanicked(MsgId),
+    /// The hook `on_conn_start` panicked; as [`Stopped`](Self::Stopped).
+    #[error("on_conn_start panicked")]
+    HookPanicked,
+    /// The handler actor of this message ended while the message was with it, or is not there any
+    /// more; as [`Stopped`](Self::Stopped).
+    #[error("the handler actor of message {0} is gone")]
+    HandlerGone(MsgId),
+    /// The peer does not read: the outbox overflowed or nothing was taken for
+    /// `write_deadline_ms`. What is unsent is cut.
+    #[error("slow consumer: {0}")]
+    SlowConsumer(Slow),
+    /// The socket failed. What is unsent is cut.
+    #[error("socket error: {0}")]
+    Io(io::ErrorKind),
+    /// The connection's worker ended under it. What is unsent is cut.
+    #[error("the worker is gone")]
+    WorkerGone,
+}
+
+/// How a slow consumer was found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Slow {
+    /// A broadcast found the outbox full.
+    #[error("outbox full")]
+    OutboxFull,
+    /// The peer took nothing for as long as the write deadline.
+    #[error("write deadline")]
+    WriteDeadline,
+}
+
+/// What is still done for a connection that ends, from most to least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ending {
+    /// Handlers answer what was received, then the outbox is written.
+    Drain,
+    /// No new frames; the outbox is written.
+    Flush,
+    /// Nothing: the socket is dead or deserves no more.
+    Cut,
+}
+
+impl CloseReason {
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Self::PeerClosed | Self::Protocol(_) | Self::NoRoute(_) | Self::Shutdown => {
+                Ending::Drain
+            }
+            Self::Stopped
+            | Self::Removed
+            | Self::Cleared
+            | Self::HandlerPanicked(_)
+            | Self::HookPanicked
+            | Self::HandlerGone(_) => Ending::Flush,
+            Self::SlowConsumer(_) | Self::Io(_) | Self::WorkerGone => Ending::Cut,
+        }
+    }
+}

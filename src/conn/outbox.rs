@@ -1,0 +1,240 @@
+//! What a connection has accepted to send and the kernel has not taken yet.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::codec::{FrameCodec, HEADER_LEN};
+use crate::frame::Frame;
+
+/// Payloads from this size on are shared with the writer; smaller ones are copied behind their
+/// header, which costs less than a slice of their own in the system call.
+const SHARE_FROM: usize = 4096;
+
+/// How many slices one vectored write takes.
+pub(crate) const MAX_SLICES: usize = 64;
+
+/// A frame as it stands on the wire, encoded once for any number of connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded(Bytes);
+
+impl Encoded {
+    pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Self {
+        let mut bytes = BytesMut::with_capacity(HEADER_LEN + frame.payload.len());
+        codec.put_header(frame.id, frame.payload.len(), &mut bytes);
+        bytes.extend_from_slice(&frame.payload);
+        Self(bytes.freeze())
+    }
+
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+/// The queue of a connection's unsent frames, counted in frames and bytes.
+///
+/// The counts include the batch that the writer has taken and not yet written, so that they are
+/// the whole of what the connection holds.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queued: Batch,
+    frames: usize,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Frames accepted and not yet wholly given to the kernel.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Bytes accepted and not yet given to the kernel, headers included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether something waits that the writer has not taken yet.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: Frame) {
+        let len = frame.payload.len();
+        self.frames += 1;
+        self.bytes += HEADER_LEN + len;
+        codec.put_header(frame.id, len, &mut self.queued.tail);
+        if len < SHARE_FROM {
+            self.queued.tail.extend_from_slice(&frame.payload);
+            self.queued.tail_frames += 1;
+        } else {
+            self.queued.push_shared(frame.payload);
+        }
+    }
+
+    pub(crate) fn push_encoded(&mut self, encoded: &Encoded) {
+        let bytes = encoded.bytes();
+        self.frames += 1;
+        self.bytes += bytes.len();
+        if bytes.len() < SHARE_FROM {
+            self.queued.tail.extend_from_slice(bytes);
+            self.queued.tail_frames += 1;
+        } else {
+            self.queued.push_shared(bytes.clone());
+        }
+    }
+
+    /// Moves all that is queued into `batch`, which is empty; false if nothing is queued.
+    pub(crate) fn take(&mut self, batch: &mut Batch) -> bool {
+        debug_assert!(batch.is_empty());
+        std::mem::swap(&mut self.queued, batch);
+        !batch.is_empty()
+    }
+
+    /// The kernel has taken `bytes`, which completed `frames`.
+    pub(crate) fn written(&mut self, frames: usize, bytes: usize) {
+        self.frames -= frames;
+        self.bytes -= bytes;
+    }
+
+    /// `bytes` of an encoded frame that the writer holds without having queued it here.
+    pub(crate) fn adopt(&mut self, bytes: usize) {
+        self.frames += 1;
+        self.bytes += bytes;
+    }
+
+    /// Lends a buffer to encode into, unless there is one.
+    pub(crate) fn lend(&mut self, pool: &mut Vec<BytesMut>) {
+        if self.queued.tail.capacity() == 0
+            && let Some(buffer) = pool.pop()
+        {
+            self.queued.tail = buffer;
+        }
+    }
+
+    /// Takes the buffer of an empty queue away, so that an idle connection holds none.
+    pub(crate) fn reclaim(&mut self) -> BytesMut {
+        debug_assert!(self.queued.is_empty());
+        self.queued.segments = VecDeque::new();
+        std::mem::take(&mut self.queued.tail)
+    }
+
+    /// Forgets everything, the writer's batch included. Answers the frames that were cut.
+    pub(crate) fn clear(&mut self) -> usize {
+        let cut = self.frames;
+        *self = Self::default();
+        cut
+    }
+}
+
+/// Bytes of whole frames on their way out: shared segments, then a tail of small frames.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    segments: VecDeque<Segment>,
+    tail: BytesMut,
+    tail_frames: usize,
+    /// How much of the front (the first segment, else the tail) is written.
+    written: usize,
+}
+
+#[derive(Debug)]
+struct Segment {
+    bytes: Bytes,
+    /// How many frames end in this segment.
+    frames: usize,
+    /// One payload or one encoded frame; else a run of small frames, which begins with a header.
+    shared: bool,
+}
+
+impl Batch {
+    /// A batch of one encoded frame of which the first `written` bytes are gone already.
+    pub(crate) fn rest_of(encoded: &Encoded, written: usize) -> Self {
+        let segment = Segment { bytes: encoded.bytes().clone(), frames: 1, shared: true };
+        Self { segments: VecDeque::from([segment]), written, ..Self::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.tail.is_empty()
+    }
+
+    /// The bytes of a batch without shared segments, else `None`.
+    pub(crate) fn contiguous(&self) -> Option<&[u8]> {
+        self.segments.is_empty().then(|| &self.tail[self.written..])
+    }
+
+    /// The front of the batch as slices for a vectored write.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let segments = self.segments.iter().map(|segment| &segment.bytes[..]);
+        let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
+        let mut skip = self.written;
+        let mut count = 0;
+        for (slot, bytes) in slices.iter_mut().zip(segments.chain(tail)) {
+            *slot = IoSlice::new(&bytes[std::mem::take(&mut skip)..]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The kernel took `n` bytes. Answers how many frames that completed.
+    pub(crate) fn advance(&mut self, mut n: usize) -> usize {
+        let mut frames = 0;
+        while let Some(front) = self.segments.front() {
+            let rest = front.bytes.len() - self.written;
+            if n < rest {
+                self.written += n;
+                return frames;
+            }
+            n -= rest;
+            frames += front.frames;
+            self.written = 0;
+            self.segments.pop_front();
+        }
+        self.written += n;
+        if self.written == self.tail.len() {
+            frames += std::mem::take(&mut self.tail_frames);
+            self.tail.clear();
+            self.written = 0;
+        }
+        frames
+    }
+
+    /// Takes the spare memory of an empty batch away.
+    pub(crate) fn reclaim(&mut self) -> BytesMut {
+        debug_assert!(self.is_empty());
+        self.segments = VecDeque::new();
+        std::mem::take(&mut self.tail)
+    }
+
+    /// How many frames at the front are wholly written although their segment is not: what the
+    /// counts of the outbox do not know, since they fall when a segment is done.
+    pub(crate) fn frames_written_of_front(&self, codec: &FrameCodec) -> usize {
+        let front = match self.segments.front() {
+            Some(Segment { shared: true, .. }) => return 0,
+            Some(segment) => &segment.bytes[..],
+            None => &self.tail[..],
+        };
+        let mut rest = front;
+        let mut done = 0;
+        while let Some(frame_len) = codec.frame_len(rest) {
+            // A shared payload follows in a segment of its own.
+            if front.len() - rest.len() + frame_len > self.written.min(front.len()) {
+                break;
+            }
+            done += 1;
+            rest.advance(frame_len);
+        }
+        done
+    }
+
+    fn push_shared(&mut self, bytes: Bytes) {
+        if !self.tail.is_empty() {
+            let frames = std::mem::take(&mut self.tail_frames);
+            self.segments.push_back(Segment {
+                bytes: self.tail.split().freeze(),
+                frames,
+                shared: false,
+            });
+        }
+        self.segments.push_back(Segment { bytes, frames: 1, shared: true });
+    }
+}

@@ -1,0 +1,393 @@
+//! What a connection's handles and its actor share: the outbox, the window, and the wish to close.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+
+use super::outbox::{Batch, Encoded, Outbox};
+use super::properties::Properties;
+use super::window::Window;
+use super::{CloseReason, ConnId, Ending, SendError};
+use crate::codec::{FrameCodec, HEADER_LEN};
+use crate::event::Counters;
+use crate::frame::Frame;
+
+/// The settings that a connection obeys, checked and in the units it works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) codec: FrameCodec,
+    /// How many messages may be with handlers at once.
+    pub(crate) window: u32,
+    pub(crate) outbox_frames: usize,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) write_deadline: Duration,
+    pub(crate) drain_deadline: Duration,
+    /// What becomes of a connection that sends a message without a route.
+    pub(crate) close_unrouted: bool,
+    pub(crate) counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: ConnId,
+    pub(crate) peer_addr: SocketAddr,
+    pub(crate) local_addr: SocketAddr,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) window: Window,
+    pub(crate) properties: Properties,
+    /// Which worker has the connection.
+    worker: AtomicUsize,
+    /// Whether `closing` is set, to be asked without the lock.
+    ending: AtomicBool,
+    /// Whether a socket stands behind this handle whose end will deregister it.
+    attached: AtomicBool,
+    /// Tasks in `push_when_room`; notified by the connection's writer.
+    room: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    outbox: Outbox,
+    /// Why the connection ends; set once. From then on nothing is accepted, unless `draining`.
+    closing: Option<CloseReason>,
+    /// The ending lets handlers answer what they have.
+    draining: bool,
+    /// The connection's actor is in its turn or about to be: nobody needs to wake it, because a
+    /// turn ends with a look at this state.
+    scheduled: bool,
+    /// Somebody awaits `room`.
+    awaited: bool,
+    /// The task of the connection's actor.
+    waker: Option<Waker>,
+}
+
+/// What a connection's end left unsent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) frames: usize,
+    pub(crate) bytes: usize,
+}
+
+/// How a turn of the connection's actor ends.
+#[derive(Debug)]
+pub(crate) enum TurnEnd {
+    /// There is something to do: take another turn.
+    Again,
+    /// The actor may rest; here is the buffer of its empty outbox.
+    Rest(Option<BytesMut>),
+}
+
+/// How a broadcast fared with one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Accepted,
+    Closed,
+    /// Full or too small for the frame.
+    Refused,
+}
+
+impl State {
+    fn accepts(&self) -> bool {
+        self.closing.is_none() || self.draining
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        match self.closing.as_ref()?.ending() {
+            Ending::Drain if !self.draining => Some(Ending::Flush),
+            ending => Some(ending),
+        }
+    }
+
+    #[must_use = "the actor must be woken"]
+    fn schedule(&mut self) -> Option<Waker> {
+        if self.scheduled {
+            return None;
+        }
+        self.scheduled = true;
+        self.waker.clone()
+    }
+}
+
+/// For handles: any thread.
+impl Shared {
+    pub(crate) fn new(
+        id: ConnId,
+        peer_addr: SocketAddr,
+        local_addr: SocketAddr,
+        limits: Arc<Limits>,
+    ) -> Self {
+        Self {
+            id,
+            peer_addr,
+            local_addr,
+            limits,
+            window: Window::default(),
+            properties: Properties::default(),
+            worker: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            attached: AtomicBool::new(false),
+            room: Notify::const_new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Accepts a frame if there is room for it.
+    pub(crate) fn push(&self, frame: Frame) -> Result<(), SendError> {
+        self.try_push(frame, false)
+    }
+
+    /// Accepts the one answer to a message, room or not: the window bounds how many there can be,
+    /// and a reader that finds the outbox full hands out no more.
+    pub(crate) fn push_reply(&self, frame: Frame) -> Result<(), SendError> {
+        if u32::try_from(frame.payload.len()).is_err() {
+            return Err(SendError::TooLarge(frame));
+        }
+        let mut state = self.lock();
+        if !state.accepts() {
+            return Err(SendError::Closed(frame));
+        }
+        state.outbox.push(&self.limits.codec, frame);
+        let waker = state.schedule();
+        drop(state);
+        wake(waker);
+        Ok(())
+    }
+
+    fn try_push(&self, frame: Frame, wait: bool) -> Result<(), SendError> {
+        let len = HEADER_LEN + frame.payload.len();
+        if len > self.limits.outbox_bytes || u32::try_from(frame.payload.len()).is_err() {
+            return Err(SendError::TooLarge(frame));
+        }
+        let mut state = self.lock();
+        if !state.accepts() {
+            return Err(SendError::Closed(frame));
+        }
+        if !self.has_room(&state.outbox, len) {
+            state.awaited |= wait;
+            return Err(SendError::Full(frame));
+        }
+        state.outbox.push(&self.limits.codec, frame);
+        let waker = state.schedule();
+        drop(state);
+        wake(waker);
+        Ok(())
+    }
+
+    /// Accepts a frame as soon as there is room for it.
+    pub(crate) async fn push_when_room(&self, frame: Frame) -> Result<(), SendError> {
+        let mut frame = match self.try_push(frame, false) {
+            Err(SendError::Full(frame)) => frame,
+            done => return done,
+        };
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Listens before it looks, so that room made in between is not missed.
+            room.as_mut().enable();
+            frame = match self.try_push(frame, true) {
+                Err(SendError::Full(frame)) => frame,
+                done => return done,
+            };
+            room.await;
+        }
+    }
+
+    pub(crate) fn push_encoded(&self, encoded: &Encoded) -> Pushed {
+        let mut state = self.lock();
+        if !state.accepts() {
+            return Pushed::Closed;
+        }
+        if !self.has_room(&state.outbox, encoded.bytes().len()) {
+            return Pushed::Refused;
+        }
+        state.outbox.push_encoded(encoded);
+        let waker = state.schedule();
+        drop(state);
+        wake(waker);
+        Pushed::Accepted
+    }
+
+    fn has_room(&self, outbox: &Outbox, len: usize) -> bool {
+        outbox.frames() < self.limits.outbox_frames
+            && outbox.bytes() + len <= self.limits.outbox_bytes
+    }
+
+    /// Asks the connection to end; the first reason wins, but a later one may hurry the end up.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        let mut state = self.lock();
+        let drains = reason.ending() == Ending::Drain;
+        if state.closing.is_none() {
+            state.draining = drains;
+            state.closing = Some(reason);
+            self.ending.store(true, Ordering::Release);
+        } else if drains || !state.draining {
+            return;
+        } else {
+            state.draining = false;
+        }
+        let waker = state.schedule();
+        let awaited = std::mem::take(&mut state.awaited);
+        drop(state);
+        if awaited {
+            self.room.notify_waiters();
+        }
+        wake(waker);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_ending() && !self.lock().accepts()
+    }
+
+    /// Whether somebody asked the connection to end.
+    #[inline]
+    pub(crate) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Why the connection ends, if it does.
+    pub(crate) fn closing(&self) -> Option<CloseReason> {
+        self.lock().closing.clone()
+    }
+
+    /// Gives `n` places of the window back.
+    #[inline]
+    pub(crate) fn leave_window(&self, n: u32) {
+        if self.window.leave(n) {
+            let waker = self.lock().schedule();
+            wake(waker);
+        }
+    }
+
+    pub(crate) fn worker(&self) -> usize {
+        self.worker.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_worker(&self, index: usize) {
+        self.worker.store(index, Ordering::Relaxed);
+    }
+
+    pub(crate) fn attach(&self) {
+        self.attached.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No user code runs under the lock and nothing in it panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the connection's actor: its own thread alone.
+impl Shared {
+    /// Begins a turn: from now on nobody wakes the actor, since it looks again before it rests.
+    pub(crate) fn begin_turn(&self, waker: &Waker, pool: &mut Vec<BytesMut>) -> Option<Ending> {
+        let mut state = self.lock();
+        state.scheduled = true;
+        if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        state.outbox.lend(pool);
+        state.ending()
+    }
+
+    /// Ends a turn, unless there is something to do: frames to write while `can_write`, an ending
+    /// other than the one `known`, or the room in the window that the reader waits for.
+    ///
+    /// Whoever brings one of these about does so before it takes the lock to see whether to wake
+    /// the actor. So it either finds the turn over and wakes, or is found here.
+    pub(crate) fn end_turn(&self, can_write: bool, known: Option<Ending>) -> TurnEnd {
+        let mut state = self.lock();
+        let pending = state.outbox.has_queued();
+        if (can_write && pending) || state.ending() != known || self.window.is_awaited_and_free() {
+            return TurnEnd::Again;
+        }
+        state.scheduled = false;
+        TurnEnd::Rest((!pending).then(|| state.outbox.reclaim()))
+    }
+
+    /// How many more messages may be handed to handlers, 0 while the outbox is full or half full
+    /// of bytes: what is handed out may be answered.
+    pub(crate) fn allowance(&self) -> u32 {
+        let state = self.lock();
+        let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
+        let room = outbox_frames.saturating_sub(state.outbox.frames());
+        if state.outbox.bytes() > outbox_bytes / 2 {
+            return 0;
+        }
+        let allowed = window.min(u32::try_from(room).unwrap_or(u32::MAX));
+        allowed.saturating_sub(self.window.in_flight())
+    }
+
+    /// Reports what the kernel took of the batch before, and takes the next one.
+    pub(crate) fn next_batch(&self, batch: &mut Batch) -> bool {
+        self.lock().outbox.take(batch)
+    }
+
+    /// The kernel took `bytes`, which completed `frames`.
+    pub(crate) fn written(&self, frames: usize, bytes: usize) {
+        let mut state = self.lock();
+        state.outbox.written(frames, bytes);
+        // Half empty, so that a waiter finds room for more than one frame.
+        let awaited = state.awaited
+            && state.outbox.frames() <= self.limits.outbox_frames / 2
+            && state.outbox.bytes() <= self.limits.outbox_bytes / 2;
+        if awaited {
+            state.awaited = false;
+            drop(state);
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether a broadcast may go straight to the socket: nothing is queued before it.
+    pub(crate) fn is_clear(&self) -> bool {
+        let state = self.lock();
+        state.accepts() && state.outbox.frames() == 0
+    }
+
+    /// The writer holds the unwritten rest of an encoded frame: `bytes` of it.
+    pub(crate) fn adopt(&self, bytes: usize) {
+        let mut state = self.lock();
+        state.outbox.adopt(bytes);
+        let waker = state.schedule();
+        drop(state);
+        wake(waker);
+    }
+
+    /// Everything is answered: nothing more is accepted.
+    pub(crate) fn seal(&self) {
+        self.lock().draining = false;
+    }
+
+    /// Closes the outbox for good. Answers what was in it.
+    pub(crate) fn cut(&self, batch: &Batch) -> Cut {
+        let mut state = self.lock();
+        state.draining = false;
+        state.closing.get_or_insert(CloseReason::WorkerGone);
+        self.ending.store(true, Ordering::Release);
+        let bytes = state.outbox.bytes();
+        let done = batch.frames_written_of_front(&self.limits.codec);
+        let frames = state.outbox.clear().saturating_sub(done);
+        state.waker = None;
+        let awaited = std::mem::take(&mut state.awaited);
+        drop(state);
+        if awaited {
+            self.room.notify_waiters();
+        }
+        Cut { frames, bytes }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,43 @@
+//! The guard that takes a connection out of the table, however it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix::{Addr, Message};
+
+use super::ConnManager;
+use crate::conn::{Conn, ConnId};
+
+/// A connection has ended.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Gone(pub(crate) ConnId);
+
+/// Travels with a connection from before its admission; its drop deregisters the connection.
+///
+/// Ownership does it, because nothing else survives every way to end: a worker that never builds
+/// the connection's actor, a panic, a thread that is torn down.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    id: ConnId,
+    manager: Arc<Addr<ConnManager>>,
+    /// How many connections the worker has or is about to have.
+    load: Arc<AtomicUsize>,
+}
+
+impl Registration {
+    pub(crate) fn new(conn: &Conn, manager: Arc<Addr<ConnManager>>, load: Arc<AtomicUsize>) -> Self {
+        conn.shared().attach();
+        load.fetch_add(1, Ordering::Relaxed);
+        Self { id: conn.id(), manager, load }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        // Ignores the mailbox's capacity, so the message is not lost to a busy manager; a manager
+        // that is gone has no table.
+        self.manager.do_send(Gone(self.id));
+    }
+}

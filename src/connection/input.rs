@@ -1,0 +1,287 @@
+//! From bytes received to messages with their handlers: in order, within the window.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::link::Link;
+use super::local::Local;
+use super::reader::Reader;
+use crate::codec::FrameError;
+use crate::conn::{CloseReason, Conn, Ending};
+use crate::event;
+use crate::frame::{Frame, MsgId};
+use crate::inbound::{self, Inbound};
+use crate::router::{Delivered, LocalRoute, Running};
+use crate::turn::Turn;
+
+/// How many places of the window the reader takes at once.
+const GRANT: u32 = 64;
+
+/// The receiving side of a connection.
+///
+/// Messages for one route are handed over without waiting in between, up to the window. Before a
+/// message goes to another route, the window must be empty: that is what keeps a connection's
+/// messages in order across routes.
+#[derive(Default)]
+pub(crate) struct Input {
+    reader: Reader,
+    /// A frame that waits for the window.
+    held: Option<Frame>,
+    /// Where the messages in flight are.
+    current: Option<Current>,
+    /// A route function that waits for something, and the id of its message.
+    running: Option<(MsgId, Pin<Box<dyn Running>>)>,
+    /// Places of the window that are taken and not yet used.
+    granted: u32,
+    told_unrouted: bool,
+}
+
+/// How far the input got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Waits for the socket, a handler, the window, or its next turn.
+    Waits,
+    /// Waits for room in the outbox.
+    OutboxFull,
+    /// The connection ends: nothing is left to hand out, and everything is handled.
+    Done,
+}
+
+impl Input {
+    /// Hands out what there is, reading more while the connection does not end.
+    pub(crate) fn run(
+        &mut self,
+        link: &Link,
+        local: &Local,
+        ending: Option<Ending>,
+        turn: &mut Turn,
+        cx: &mut Context<'_>,
+    ) -> Progress {
+        let conn = &link.conn;
+        let window = &conn.shared().window;
+        window.disarm();
+        let progress = self.hand_out(link, local, ending, turn, cx);
+        self.give_back(conn);
+        if progress == Progress::Done {
+            if !window.wait_below(1) {
+                return Progress::Waits;
+            }
+            window.disarm();
+        }
+        progress
+    }
+
+    /// Bytes received and not handed to a handler.
+    pub(crate) fn unhandled(&self) -> usize {
+        let held = self.held.as_ref().map_or(0, |frame| frame.payload.len());
+        self.reader.len() + held
+    }
+
+    /// Gives back what is not needed while nothing comes.
+    pub(crate) fn rest(&mut self, local: &Local) {
+        self.reader.rest(&local.read_pool);
+    }
+
+    /// Gives up on everything.
+    pub(crate) fn abandon(&mut self) {
+        let (held, running) = (self.held.take(), self.running.take());
+        let all = AssertUnwindSafe(|| inbound::abandoning(|| drop((held, running))));
+        // The drop of a user's future may panic; there is nobody left to tell.
+        let _ = catch_unwind(all);
+    }
+
+    fn hand_out(
+        &mut self,
+        link: &Link,
+        local: &Local,
+        ending: Option<Ending>,
+        turn: &mut Turn,
+        cx: &mut Context<'_>,
+    ) -> Progress {
+        let conn = &link.conn;
+        let shared = conn.shared();
+        if self.poll_running(conn, cx).is_pending() {
+            return Progress::Waits;
+        }
+        if ending > Some(Ending::Drain) {
+            return Progress::Done;
+        }
+        // A handler may have ended the connection: what comes after is for the next step to see.
+        while ending.is_some() || !shared.is_ending() {
+            let frame = match self.next_frame(link, local, ending, cx) {
+                Ok(frame) => frame,
+                Err(progress) => return progress,
+            };
+            let id = frame.id;
+            let current = match &self.current {
+                Some(current) if current.is(id, local) => current,
+                _ => {
+                    let Some(next) = Current::find(id, local) else {
+                        self.unrouted(id, conn, local);
+                        continue;
+                    };
+                    self.give_back(conn);
+                    if !shared.window.wait_below(1) {
+                        self.held = Some(frame);
+                        return Progress::Waits;
+                    }
+                    shared.window.disarm();
+                    self.current.insert(next)
+                }
+            };
+            if self.granted == 0 {
+                self.granted = grant(conn);
+                if self.granted == 0 {
+                    self.held = Some(frame);
+                    return Progress::OutboxFull;
+                }
+            }
+            self.granted -= 1;
+            match current.route.deliver(Inbound::new(frame, conn.clone()), conn, cx) {
+                Delivered::Done(None) | Delivered::Handed => {}
+                Delivered::Done(Some(reply)) => conn.reply(reply),
+                Delivered::Suspended(call) => {
+                    self.running = Some((id, call));
+                    return Progress::Waits;
+                }
+                Delivered::Panicked => panicked(id, conn),
+                Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
+            }
+            if turn.spend() {
+                break;
+            }
+        }
+        Progress::Waits
+    }
+
+    /// The next frame: the one that waited, one received already, or one read now.
+    #[inline]
+    fn next_frame(
+        &mut self,
+        link: &Link,
+        local: &Local,
+        ending: Option<Ending>,
+        cx: &mut Context<'_>,
+    ) -> Result<Frame, Progress> {
+        if let Some(frame) = self.held.take() {
+            return Ok(frame);
+        }
+        let codec = &link.conn.shared().limits.codec;
+        let why = loop {
+            match self.reader.next_frame(codec) {
+                Ok(Some(frame)) => return Ok(frame),
+                Ok(None) if ending.is_some() => return Err(Progress::Done),
+                Ok(None) => {}
+                Err(error) => break CloseReason::Protocol(error),
+            }
+            match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
+                Poll::Pending => return Err(Progress::Waits),
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => match self.reader.len() {
+                    0 => break CloseReason::PeerClosed,
+                    have => break CloseReason::Protocol(FrameError::Truncated { have }),
+                },
+                Poll::Ready(Err(error)) => break CloseReason::Io(error.kind()),
+            }
+        };
+        link.conn.close(why);
+        self.reader.recycle(&local.read_pool);
+        Err(Progress::Waits)
+    }
+
+    fn unrouted(&mut self, id: MsgId, conn: &Conn, local: &Local) {
+        event::unrouted(conn, id, !std::mem::replace(&mut self.told_unrouted, true));
+        if conn.shared().limits.close_unrouted {
+            conn.close(CloseReason::NoRoute(id));
+            self.reader.recycle(&local.read_pool);
+        }
+    }
+
+    fn poll_running(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((id, mut call)) = self.running.take() else { return Poll::Ready(()) };
+        // The call is dropped in here, too, when it is over.
+        let polled = catch_unwind(AssertUnwindSafe(move || match call.as_mut().poll(conn, cx) {
+            Poll::Ready(reply) => Ok(reply),
+            Poll::Pending => Err(call),
+        }));
+        match polled {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(reply))) => conn.reply(reply),
+            Ok(Err(call)) => {
+                self.running = Some((id, call));
+                return Poll::Pending;
+            }
+            Err(_) => panicked(id, conn),
+        }
+        Poll::Ready(())
+    }
+
+    /// Unused places of the window are not in flight.
+    fn give_back(&mut self, conn: &Conn) {
+        let unused = std::mem::take(&mut self.granted);
+        if unused > 0 {
+            conn.shared().leave_window(unused);
+        }
+    }
+}
+
+/// Takes places of the window, as many as may be answered. If there are none now, the connection
+/// is woken when half of the window is free again.
+fn grant(conn: &Conn) -> u32 {
+    let shared = conn.shared();
+    loop {
+        let granted = shared.allowance().min(GRANT);
+        if granted > 0 {
+            shared.window.disarm();
+            shared.window.enter(granted);
+            return granted;
+        }
+        let in_flight = shared.window.in_flight();
+        if in_flight == 0 {
+            // All the room that is missing is in the outbox.
+            shared.window.disarm();
+            return 0;
+        }
+        if !shared.window.wait_below(in_flight / 2 + 1) {
+            return 0;
+        }
+    }
+}
+
+fn panicked(id: MsgId, conn: &Conn) {
+    event::panicked(conn, &format_args!("the handler of message {id}"));
+    conn.close(CloseReason::HandlerPanicked(id));
+}
+
+/// The route that a connection's messages go to at present.
+struct Current {
+    id: MsgId,
+    /// The version of the table that `route` is from.
+    version: u64,
+    route: Rc<dyn LocalRoute>,
+}
+
+impl Current {
+    fn find(id: MsgId, local: &Local) -> Option<Self> {
+        let route = local.routes.get(id)?;
+        Some(Self { id, version: local.routes.version(), route })
+    }
+
+    #[inline]
+    fn is(&self, id: MsgId, local: &Local) -> bool {
+        self.id == id && self.version == local.routes.version()
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input")
+            .field("reader", &self.reader)
+            .field("held", &self.held)
+            .field("granted", &self.granted)
+            .finish_non_exhaustive()
+    }
+}

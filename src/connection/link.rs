@@ -1,0 +1,155 @@
+//! The socket of a connection, where both the connection and its worker's broadcasts can write.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::BytesMut;
+
+use super::reader::{ReadPool, Reader};
+use tokio::io::AsyncWrite;
+
+use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed, Shared};
+use crate::transport::Transport;
+
+/// What of a peer's last bytes is read away before the socket is closed: closing with unread
+/// input makes TCP reset the connection, which can cost the peer answers it has not read yet.
+const LAST_READS: usize = 4;
+
+/// A connection as its worker sees it.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) conn: Conn,
+    io: RefCell<Io>,
+}
+
+struct Io {
+    transport: Option<Box<dyn Transport>>,
+    /// Frames on their way out: nothing else is written before them.
+    batch: Batch,
+}
+
+impl Link {
+    pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
+        let io = Io { transport: Some(transport), batch: Batch::default() };
+        Self { conn, io: RefCell::new(io) }
+    }
+
+    /// Reads once into `reader`; 0 bytes if the socket is closed.
+    pub(crate) fn poll_fill(
+        &self,
+        reader: &mut Reader,
+        pool: &ReadPool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io.borrow_mut().transport {
+            Some(transport) => reader.poll_fill(transport, pool, cx),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Writes the outbox. Ready when it is empty. `progress` is set if the kernel took anything.
+    pub(crate) fn poll_flush(
+        &self,
+        progress: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Io { transport, batch } = &mut *self.io.borrow_mut();
+        let Some(transport) = transport else { return Poll::Ready(Ok(())) };
+        let shared = self.conn.shared();
+        while !batch.is_empty() || shared.next_batch(batch) {
+            ready!(poll_write(transport, batch, shared, cx))?;
+            *progress = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the writer's spare buffer away, if it writes nothing.
+    pub(crate) fn reclaim(&self) -> Option<BytesMut> {
+        let batch = &mut self.io.borrow_mut().batch;
+        batch.is_empty().then(|| batch.reclaim())
+    }
+
+    /// Sends an encoded frame: straight to the socket if nothing is before it, which saves the
+    /// connection a turn, else by way of the outbox.
+    pub(crate) fn send_encoded(&self, encoded: &Encoded) -> Pushed {
+        let shared = self.conn.shared();
+        let Ok(mut io) = self.io.try_borrow_mut() else { return shared.push_encoded(encoded) };
+        let Io { transport: Some(transport), batch } = &mut *io else { return Pushed::Closed };
+        if !batch.is_empty() || !shared.is_clear() {
+            return shared.push_encoded(encoded);
+        }
+        // Whatever is left is written by the connection, which registers its own waker for that.
+        let mut nobody = Context::from_waker(Waker::noop());
+        match Pin::new(transport).poll_write(&mut nobody, encoded.bytes()) {
+            Poll::Ready(Ok(n)) if n == encoded.bytes().len() => {}
+            Poll::Ready(Ok(n)) => {
+                *batch = Batch::rest_of(encoded, n);
+                shared.adopt(encoded.bytes().len() - n);
+            }
+            Poll::Pending => return shared.push_encoded(encoded),
+            // The connection meets the error when it writes.
+            Poll::Ready(Err(_)) => return shared.push_encoded(encoded),
+        }
+        Pushed::Accepted
+    }
+
+    /// Shuts the writing side down. What was written is the peer's to read.
+    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.io.borrow_mut().transport {
+            // An error here means that the peer is gone already.
+            Some(transport) => Pin::new(transport).poll_shutdown(cx).map(drop),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Closes the socket. Answers what was not written.
+    pub(crate) fn close(&self, pool: &ReadPool) -> Cut {
+        let Io { transport, batch } = &mut *self.io.borrow_mut();
+        if let Some(mut transport) = transport.take() {
+            let mut nobody = Context::from_waker(Waker::noop());
+            let mut last = Reader::default();
+            for _ in 0..LAST_READS {
+                let read = last.poll_fill(&mut transport, pool, &mut nobody);
+                last.recycle(pool);
+                if !matches!(read, Poll::Ready(Ok(1..))) {
+                    break;
+                }
+            }
+        }
+        let cut = self.conn.shared().cut(batch);
+        *batch = Batch::default();
+        cut
+    }
+}
+
+/// One system call for as much of `batch` as it takes.
+fn poll_write(
+    transport: &mut Box<dyn Transport>,
+    batch: &mut Batch,
+    shared: &Shared,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let n = match batch.contiguous() {
+        Some(bytes) => ready!(Pin::new(transport).poll_write(cx, bytes))?,
+        None => {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = batch.slices(&mut slices);
+            ready!(Pin::new(transport).poll_write_vectored(cx, &slices[..count]))?
+        }
+    };
+    if n == 0 {
+        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    }
+    let frames = batch.advance(n);
+    shared.written(frames, n);
+    Poll::Ready(Ok(()))
+}
+
+impl std::fmt::Debug for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let open = self.transport.is_some();
+        f.debug_struct("Io").field("open", &open).field("batch", &self.batch).finish()
+    }
+}

@@ -1,0 +1,61 @@
+//! What the connections of one worker share, without a lock, because they share a thread.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use slab::Slab;
+
+use super::hooks::Hooks;
+use super::link::Link;
+use super::reader::ReadPool;
+use crate::router::LocalTable;
+
+/// Buffers above this size are not kept for the next connection.
+const KEPT_BUFFER: usize = 64 * 1024;
+const KEPT_BUFFERS: usize = 4;
+
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) routes: LocalTable,
+    pub(crate) hooks: Arc<Hooks>,
+    pub(crate) read_pool: ReadPool,
+    write_pool: RefCell<Vec<BytesMut>>,
+    links: RefCell<Slab<Rc<Link>>>,
+}
+
+impl Local {
+    pub(crate) fn new(hooks: Arc<Hooks>) -> Self {
+        Self { hooks, ..Self::default() }
+    }
+
+    /// Runs `f` with the buffers that connections encode into.
+    pub(crate) fn with_write_pool<R>(&self, f: impl FnOnce(&mut Vec<BytesMut>) -> R) -> R {
+        f(&mut self.write_pool.borrow_mut())
+    }
+
+    /// Keeps an empty buffer for the next connection that writes.
+    pub(crate) fn recycle(&self, buffer: BytesMut) {
+        let mut pool = self.write_pool.borrow_mut();
+        if (1..=KEPT_BUFFER).contains(&buffer.capacity()) && pool.len() < KEPT_BUFFERS {
+            pool.push(buffer);
+        }
+    }
+
+    pub(crate) fn add(&self, link: Rc<Link>) -> usize {
+        self.links.borrow_mut().insert(link)
+    }
+
+    pub(crate) fn remove(&self, key: usize) {
+        self.links.borrow_mut().try_remove(key);
+    }
+
+    /// The connections with keys from `from` on: at most `max`, and where to go on.
+    pub(crate) fn some_links(&self, from: usize, max: usize) -> (Vec<Rc<Link>>, Option<usize>) {
+        let links = self.links.borrow();
+        let some = (from..).take(max).filter_map(|key| links.get(key).cloned()).collect();
+        let next = from + max;
+        (some, (next < links.capacity()).then_some(next))
+    }
+}

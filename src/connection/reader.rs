@@ -1,0 +1,91 @@
+//! Bytes from the socket to frames, in memory that an idle connection does not keep.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio_util::io::poll_read_buf;
+
+use crate::codec::{FrameCodec, FrameError};
+use crate::frame::Frame;
+use crate::transport::Transport;
+
+/// What one read takes at most.
+const CHUNK: usize = 64 * 1024;
+
+/// Less room than this is not worth a read.
+const LEAST_ROOM: usize = 16 * 1024;
+
+/// The read buffer of a worker: lent to the connection that reads, whole again when the payloads
+/// cut from it are dropped.
+#[derive(Debug, Default)]
+pub(crate) struct ReadPool(RefCell<Option<BytesMut>>);
+
+impl ReadPool {
+    fn take(&self) -> BytesMut {
+        self.0.take().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        self.0.replace(Some(buffer));
+    }
+}
+
+/// The part of a connection's input that is not yet a frame.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    buffer: BytesMut,
+}
+
+impl Reader {
+    /// Bytes received that are not a frame yet.
+    pub(crate) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    #[inline]
+    pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Frame>, FrameError> {
+        codec.next_frame(&mut self.buffer)
+    }
+
+    /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
+    ///
+    /// The buffer grows with what has come, never with what a header announces.
+    pub(crate) fn poll_fill(
+        &mut self,
+        transport: &mut dyn Transport,
+        pool: &ReadPool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.buffer.len() < LEAST_ROOM {
+            let mut chunk = pool.take();
+            if chunk.capacity() < LEAST_ROOM + self.buffer.len() {
+                chunk.reserve(CHUNK);
+            }
+            chunk.extend_from_slice(&self.buffer);
+            self.buffer = chunk;
+        } else if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
+            self.buffer.reserve(self.buffer.len().max(CHUNK));
+        }
+        poll_read_buf(Pin::new(transport), cx, &mut self.buffer)
+    }
+
+    /// Gives back what is not needed while nothing comes.
+    pub(crate) fn rest(&mut self, pool: &ReadPool) {
+        if self.buffer.len() < LEAST_ROOM && self.buffer.capacity() > self.buffer.len() {
+            let rest = match &self.buffer[..] {
+                [] => BytesMut::new(),
+                rest => BytesMut::from(rest),
+            };
+            pool.give(std::mem::replace(&mut self.buffer, rest));
+        }
+    }
+
+    /// Forgets the input.
+    pub(crate) fn recycle(&mut self, pool: &ReadPool) {
+        pool.give(std::mem::take(&mut self.buffer));
+    }
+}

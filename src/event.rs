@@ -1,0 +1,197 @@
+//! Every event the crate emits: what is logged, at which level, and what is counted.
+//!
+//! | event | level | what an operator does about it |
+//! |---|---|---|
+//! | listening, stopped | info | |
+//! | connection added, removed | info | |
+//! | connection refused | warn | raise `max_conn`, or find out who dials |
+//! | accept failed | error once, then recovered: info | raise the descriptor limit |
+//! | hook called | debug | |
+//! | protocol error, slow consumer, panic, frames cut | warn | look at that client or handler |
+//! | message without a route | warn once a connection | register the route, or find out who sends it |
+//! | route function answered `Err` | warn | |
+//! | reply to a closed connection | debug | |
+//! | handler actor restarted | error | find the panic above it in the log |
+//! | hook panicked | error | |
+//! | drain cut short | warn | raise `drain_deadline_ms`, or find the handler that hangs |
+//!
+//! The log target is `zinxide`. A line that is off costs a comparison and formats nothing.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use log::{debug, error, info, log, warn};
+use serde::Serialize;
+
+use crate::conn::{CloseReason, Conn, ConnId, Cut, SendError};
+use crate::frame::MsgId;
+
+const TARGET: &str = "zinxide";
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What has happened on a server so far: see [`ServerHandle::stats`](crate::ServerHandle::stats).
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The live counters behind [`Stats`].
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $($name: AtomicU64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> Stats {
+                Stats { $($name: self.$name.load(Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections admitted.
+    admitted,
+    /// Connections refused because the server was full or draining.
+    refused,
+    /// Connections that ended, of those admitted.
+    ended,
+    /// Frames accepted for sending that a connection's end left unsent.
+    frames_cut,
+    /// Answers to connections that were closed meanwhile.
+    replies_dropped,
+    /// Messages without a route.
+    unrouted,
+    /// Handlers and hooks that panicked.
+    panics,
+    /// Handler actors that were started again.
+    restarts,
+    /// Failed accepts.
+    accept_errors,
+}
+
+fn counters(conn: &Conn) -> &Counters {
+    &conn.shared().limits.counters
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+pub(crate) fn listening(name: &str, addr: SocketAddr, max_conn: usize, workers: usize) {
+    info!(target: TARGET, "{name} listens on {addr}, max_conn {max_conn}, {workers} workers");
+}
+
+pub(crate) fn route_added(id: MsgId, kind: &str) {
+    info!(target: TARGET, "route added for message {id}: {kind}");
+}
+
+pub(crate) fn route_removed(id: MsgId) {
+    info!(target: TARGET, "route removed for message {id}");
+}
+
+pub(crate) fn draining(name: &str, deadline: Duration) {
+    info!(target: TARGET, "{name} drains, for at most {} ms", deadline.as_millis());
+}
+
+pub(crate) fn stopped(name: &str, stats: &Stats) {
+    info!(target: TARGET, "{name} stopped: {} connections served, {} refused", stats.ended, stats.refused);
+}
+
+pub(crate) fn drain_cut_short(name: &str, left: usize) {
+    warn!(target: TARGET, "{name}: the drain deadline passed with {left} connections left");
+}
+
+pub(crate) fn worker_stuck(name: &str, index: usize) {
+    warn!(target: TARGET, "{name}: worker {index} does not end, a handler blocks its thread; it is left behind");
+}
+
+pub(crate) fn added(conn: &Conn, len: usize) {
+    count(&counters(conn).admitted);
+    info!(target: TARGET, "{conn} added, {len} connected");
+}
+
+pub(crate) fn removed(counters: &Counters, id: ConnId, len: usize) {
+    count(&counters.ended);
+    info!(target: TARGET, "connection {id} removed, {len} connected");
+}
+
+pub(crate) fn refused(counters: &Counters, peer: SocketAddr, why: &dyn fmt::Display) {
+    count(&counters.refused);
+    warn!(target: TARGET, "connection from {peer} refused: {why}");
+}
+
+pub(crate) fn accept_failed(counters: &Counters, error: &io::Error, first: bool) {
+    count(&counters.accept_errors);
+    if first {
+        error!(target: TARGET, "accept failed: {error}; trying again until it works");
+    }
+}
+
+pub(crate) fn accept_recovered() {
+    info!(target: TARGET, "accept works again");
+}
+
+pub(crate) fn accept_skipped(counters: &Counters, error: &io::Error) {
+    count(&counters.accept_errors);
+    debug!(target: TARGET, "a connection was gone before it was accepted: {error}");
+}
+
+pub(crate) fn start_hook(conn: &Conn) {
+    debug!(target: TARGET, "{conn}: on_conn_start is called");
+}
+
+pub(crate) fn stop_hook(conn: &Conn) {
+    debug!(target: TARGET, "{conn}: on_conn_stop is called");
+}
+
+pub(crate) fn panicked(conn: &Conn, what: &dyn fmt::Display) {
+    count(&counters(conn).panics);
+    error!(target: TARGET, "{conn}: {what} panicked");
+}
+
+pub(crate) fn closed(conn: &Conn, why: &CloseReason, cut: Cut, unread: usize) {
+    use CloseReason as R;
+    counters(conn).frames_cut.fetch_add(cut.frames as u64, Relaxed);
+    let ordinary = matches!(
+        why,
+        R::PeerClosed | R::Shutdown | R::Stopped | R::Removed | R::Cleared | R::Io(_)
+    );
+    let level = if ordinary && cut == Cut::default() { log::Level::Info } else { log::Level::Warn };
+    if cut == Cut::default() && unread == 0 {
+        log!(target: TARGET, level, "{conn} closed: {why}");
+    } else {
+        let Cut { frames, bytes } = cut;
+        log!(target: TARGET, level, "{conn} closed: {why}; {frames} frames ({bytes} bytes) unsent, {unread} bytes unhandled");
+    }
+}
+
+pub(crate) fn unrouted(conn: &Conn, id: MsgId, first: bool) {
+    count(&counters(conn).unrouted);
+    if first {
+        warn!(target: TARGET, "{conn}: no route for message {id}; told once a connection");
+    }
+}
+
+pub(crate) fn reply_dropped(conn: &Conn, why: &SendError) {
+    count(&counters(conn).replies_dropped);
+    debug!(target: TARGET, "{conn}: a reply was dropped, {why}");
+}
+
+pub(crate) fn handler_failed(conn: &Conn, error: &dyn fmt::Display) {
+    warn!(target: TARGET, "{conn}: a route function failed: {error}");
+}
+
+pub(crate) fn handler_died(counters: &Counters, id: MsgId, panicked: bool, pause: Duration) {
+    count(&counters.restarts);
+    let how = if panicked { "panicked" } else { "stopped" };
+    if panicked {
+        count(&counters.panics);
+    }
+    error!(target: TARGET, "the handler actor of message {id} {how}; it is started again in {} ms", pause.as_millis());
+}

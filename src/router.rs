@@ -1,0 +1,247 @@
+//! The registry of routes: which handler gets which message.
+
+mod function;
+mod handler;
+mod recipient;
+mod reply;
+mod table;
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
+
+use crate::event::{self, Counters};
+use crate::frame::MsgId;
+use crate::inbound::Inbound;
+use function::FnSource;
+use handler::HandlerSource;
+use recipient::RecipientSource;
+pub use reply::IntoReply;
+pub(crate) use table::{Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table};
+
+/// Where messages of one id go: what [`Register`] takes.
+#[derive(Clone)]
+pub struct Route(Arc<dyn RouteSource>);
+
+impl Route {
+    /// A handler actor on each worker, made by `factory` on the worker's thread, so that a message
+    /// never changes thread and the actor's state is the worker's.
+    ///
+    /// The actor is supervised: if it panics or stops, the factory makes another one after a pause
+    /// that grows from 10 ms to 10 s; messages wait meanwhile, within their connections' windows.
+    pub fn actor<A, F>(factory: F) -> Self
+    where
+        A: Actor<Context = Context<A>> + Handler<Inbound>,
+        F: Fn() -> A + Send + Sync + 'static,
+    {
+        Self(Arc::new(HandlerSource(Arc::new(factory))))
+    }
+
+    /// One shared actor, wherever it runs: a room, a world.
+    ///
+    /// When it is gone, a message for it closes its connection with
+    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone).
+    pub fn to(recipient: Recipient<Inbound>) -> Self {
+        Self(Arc::new(RecipientSource(recipient)))
+    }
+
+    /// An async function, run in the task of the connection that got the message; what it returns
+    /// is the answer.
+    ///
+    /// While it waits, its connection neither reads nor handles another message; other connections
+    /// go on. If its connection's socket closes meanwhile, it is run to its end all the same, for
+    /// as long as the drain deadline.
+    pub fn function<F, Fut>(f: F) -> Self
+    where
+        F: Fn(Inbound) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoReply> + 'static,
+    {
+        Self(Arc::new(FnSource(Arc::new(f))))
+    }
+
+    /// What kind of route it is, in a word or two.
+    pub fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Route").field(&self.kind()).finish()
+    }
+}
+
+/// Why the router refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouteError {
+    /// The id has a route already.
+    #[error("message {0} has a route already")]
+    Duplicate(MsgId),
+    /// The id has no route.
+    #[error("message {0} has no route")]
+    NoRoute(MsgId),
+}
+
+/// Adds a route. Answered when all workers route by it: with [`RouteError::Duplicate`] if the id
+/// has one already.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), RouteError>")]
+pub struct Register {
+    /// The id of the messages.
+    pub id: MsgId,
+    /// Where they go.
+    pub route: Route,
+}
+
+/// Takes a route away. Answered when no worker routes by it any more: with
+/// [`RouteError::NoRoute`] if there is none. What was handed over before is still handled.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<(), RouteError>")]
+pub struct Unregister(pub MsgId);
+
+/// Answers the route of an id, if it has one.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Option<Route>")]
+pub struct Lookup(pub MsgId);
+
+/// Sends a message to the route of its id, on its connection's worker. Answered with
+/// [`RouteError::NoRoute`] if there is none.
+///
+/// This is for actors that have an [`Inbound`] to pass on; messages from the socket do not come
+/// this way, so their order is not touched by it.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), RouteError>")]
+pub struct Dispatch(pub Inbound);
+
+/// A message for the workers: the one that has its connection delivers it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Redeliver(pub(crate) Inbound);
+
+/// What the router needs of a worker.
+#[derive(Clone)]
+pub(crate) struct RouterWorker {
+    pub(crate) publish: Recipient<Publish>,
+    pub(crate) redeliver: Recipient<Redeliver>,
+}
+
+/// The registry actor: one a server. It owns the routes and publishes them to the workers, so that
+/// a message goes from its connection straight to its handler.
+///
+/// Started on its own ([`Router::new`]), without a server, it delivers on its own thread.
+pub struct Router {
+    table: Arc<Table>,
+    workers: Vec<RouterWorker>,
+    /// The routes of this thread, for a router without workers.
+    local: LocalTable,
+    counters: Arc<Counters>,
+}
+
+impl Router {
+    /// A router without workers: it delivers what is dispatched to it.
+    #[must_use = "a router does nothing until it is started as an actor"]
+    pub fn new() -> Self {
+        Self::with_workers(Vec::new(), Arc::default())
+    }
+
+    pub(crate) fn with_workers(workers: Vec<RouterWorker>, counters: Arc<Counters>) -> Self {
+        Self { table: Arc::default(), workers, local: LocalTable::default(), counters }
+    }
+
+    /// Makes `table` the one that everybody routes by; done when everybody does.
+    fn publish(&mut self, table: Table) -> impl Future<Output = ()> + use<> {
+        self.table = Arc::new(table);
+        if self.workers.is_empty() {
+            self.local.update(&self.table, &self.counters);
+        }
+        let news = self.workers.iter().map(|worker| worker.publish.send(Publish(self.table.clone())));
+        let news: Vec<_> = news.collect();
+        async move {
+            for told in news {
+                // A worker that is gone routes by nothing any more.
+                let _ = told.await;
+            }
+        }
+    }
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.local.clear();
+    }
+}
+
+impl Handler<Register> for Router {
+    type Result = ResponseFuture<Result<(), RouteError>>;
+
+    fn handle(&mut self, Register { id, route }: Register, _: &mut Context<Self>) -> Self::Result {
+        let mut table = Table::clone(&self.table);
+        if table.0.contains_key(&id) {
+            return Box::pin(async move { Err(RouteError::Duplicate(id)) });
+        }
+        event::route_added(id, route.kind());
+        table.0.insert(id, route.0);
+        let published = self.publish(table);
+        Box::pin(async move {
+            published.await;
+            Ok(())
+        })
+    }
+}
+
+impl Handler<Unregister> for Router {
+    type Result = ResponseFuture<Result<(), RouteError>>;
+
+    fn handle(&mut self, Unregister(id): Unregister, _: &mut Context<Self>) -> Self::Result {
+        let mut table = Table::clone(&self.table);
+        if table.0.remove(&id).is_none() {
+            return Box::pin(async move { Err(RouteError::NoRoute(id)) });
+        }
+        event::route_removed(id);
+        let published = self.publish(table);
+        Box::pin(async move {
+            published.await;
+            Ok(())
+        })
+    }
+}
+
+impl Handler<Lookup> for Router {
+    type Result = Option<Route>;
+
+    fn handle(&mut self, Lookup(id): Lookup, _: &mut Context<Self>) -> Self::Result {
+        self.table.0.get(&id).cloned().map(Route)
+    }
+}
+
+impl Handler<Dispatch> for Router {
+    type Result = Result<(), RouteError>;
+
+    fn handle(&mut self, Dispatch(message): Dispatch, _: &mut Context<Self>) -> Self::Result {
+        let id = message.id();
+        if !self.table.0.contains_key(&id) {
+            return Err(RouteError::NoRoute(id));
+        }
+        match self.workers.get(message.conn().shared().worker()) {
+            Some(worker) => worker.redeliver.do_send(Redeliver(message)),
+            None => self.local.redeliver(message),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Router").field("routes", &self.table.0.len()).finish_non_exhaustive()
+    }
+}

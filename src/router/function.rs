@@ -1,0 +1,78 @@
+//! Async functions as routes: they run in the task of the connection that got the message.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::reply::IntoReply;
+use super::table::{Delivered, LocalRoute, RouteSource, Running};
+use crate::conn::Conn;
+use crate::event::Counters;
+use crate::frame::{Frame, MsgId};
+use crate::inbound::Inbound;
+
+pub(crate) struct FnSource<F>(pub(crate) Arc<F>);
+
+impl<F, Fut> RouteSource for FnSource<F>
+where
+    F: Fn(Inbound) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: IntoReply> + 'static,
+{
+    fn kind(&self) -> &'static str {
+        "function"
+    }
+
+    fn install(&self, _: MsgId, _: &Arc<Counters>) -> Rc<dyn LocalRoute> {
+        Rc::new(FnRoute { f: Arc::clone(&self.0), idle: RefCell::default() })
+    }
+}
+
+struct FnRoute<F, Fut> {
+    f: Arc<F>,
+    /// A place for the next call's future, kept so that a call that never waits allocates
+    /// nothing. One is enough: a call either ends before the next begins, or keeps its place.
+    idle: RefCell<Option<Place<Fut>>>,
+}
+
+type Place<Fut> = Pin<Box<Option<Fut>>>;
+
+impl<F, Fut> LocalRoute for FnRoute<F, Fut>
+where
+    F: Fn(Inbound) -> Fut + 'static,
+    Fut: Future<Output: IntoReply> + 'static,
+{
+    #[inline]
+    fn deliver(&self, message: Inbound, conn: &Conn, cx: &mut Context<'_>) -> Delivered {
+        let idle = self.idle.borrow_mut().take();
+        let mut place = idle.unwrap_or_else(|| Box::pin(None));
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            place.set(Some((self.f)(message)));
+            let polled = place.as_mut().poll(conn, cx);
+            if polled.is_ready() {
+                place.set(None);
+            }
+            polled
+        }));
+        match polled {
+            Ok(Poll::Ready(reply)) => {
+                self.idle.replace(Some(place));
+                Delivered::Done(reply)
+            }
+            Ok(Poll::Pending) => Delivered::Suspended(place),
+            Err(_) => Delivered::Panicked,
+        }
+    }
+}
+
+impl<Fut: Future<Output: IntoReply>> Running for Option<Fut> {
+    #[inline]
+    fn poll(self: Pin<&mut Self>, conn: &Conn, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        match self.as_pin_mut() {
+            Some(call) => call.poll(cx).map(|reply| reply.into_reply(conn)),
+            None => Poll::Ready(None),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Handler actors: one on each worker, fed by the connections of that worker, and supervised.
+//!
+//! A message for an actor on the same thread does not need a mailbox, which would cost two
+//! allocations a message and starve the thread's other tasks while it is full. It goes through a
+//! run queue that the actor's own context drains, a bounded number a turn, and that outlives the
+//! actor if it dies.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Duration;
+
+use actix::dev::MessageResponse;
+use actix::{Actor, ActorFuture, AsyncContext, Context, Handler};
+use tokio::time::Instant;
+
+use super::table::{Delivered, LocalRoute, RouteSource};
+use crate::conn::Conn;
+use crate::event::{self, Counters};
+use crate::frame::MsgId;
+use crate::inbound::{self, Inbound};
+use crate::turn::Turn;
+
+/// A queue with room for more than this is not kept when it is empty.
+const KEPT_ROOM: usize = 1024;
+
+/// The pause before a handler actor is started again, doubled by each death in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+pub(crate) struct HandlerSource<F>(pub(crate) Arc<F>);
+
+impl<F, A> RouteSource for HandlerSource<F>
+where
+    F: Fn() -> A + Send + Sync + 'static,
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    fn kind(&self) -> &'static str {
+        "handler actor"
+    }
+
+    fn install(&self, id: MsgId, counters: &Arc<Counters>) -> Rc<dyn LocalRoute> {
+        let queue = Rc::new(RunQueue::default());
+        let route = Rc::new(HandlerRoute(Rc::clone(&queue)));
+        actix_rt::spawn(supervise(id, Arc::clone(&self.0), queue, Arc::clone(counters)));
+        route
+    }
+}
+
+struct HandlerRoute(Rc<RunQueue>);
+
+impl LocalRoute for HandlerRoute {
+    #[inline]
+    fn deliver(&self, message: Inbound, _: &Conn, _: &mut TaskContext<'_>) -> Delivered {
+        self.0.push(message);
+        Delivered::Handed
+    }
+
+    fn retire(&self) {
+        self.0.retired.set(true);
+        self.0.wake();
+    }
+}
+
+/// Messages on their way to an actor of the same thread.
+#[derive(Default)]
+struct RunQueue {
+    messages: RefCell<VecDeque<Inbound>>,
+    /// The actor's task.
+    waker: RefCell<Option<Waker>>,
+    /// The actor will look into the queue: nobody needs to wake it.
+    scheduled: Cell<bool>,
+    /// No more messages will come: the actor ends when it has handled these.
+    retired: Cell<bool>,
+}
+
+impl RunQueue {
+    #[inline]
+    fn push(&self, message: Inbound) {
+        self.messages.borrow_mut().push_back(message);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !self.scheduled.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn pop(&self) -> Option<Inbound> {
+        self.messages.borrow_mut().pop_front()
+    }
+
+    fn rest(&self) {
+        self.scheduled.set(false);
+        // What a burst needed is not kept for ever.
+        let mut messages = self.messages.borrow_mut();
+        if messages.is_empty() && messages.capacity() > KEPT_ROOM {
+            *messages = VecDeque::new();
+        }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+}
+
+/// Handles the queue's messages in the actor's context.
+struct Deliveries(Rc<RunQueue>);
+
+impl<A> ActorFuture<A> for Deliveries
+where
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut A,
+        ctx: &mut Context<A>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let queue = &self.0;
+        queue.register(task.waker());
+        queue.scheduled.set(true);
+        let mut turn = Turn::default();
+        while !turn.is_over() {
+            // Waits for a future or stops: the rest stays queued.
+            if ctx.waiting() {
+                queue.scheduled.set(false);
+                return Poll::Pending;
+            }
+            let Some(message) = queue.pop() else {
+                queue.rest();
+                // Without this future the actor ends as actix actors do: when its other futures
+                // are done, so that answers on their way still get out.
+                return if queue.retired.get() { Poll::Ready(()) } else { Poll::Pending };
+            };
+            actor.handle(message, ctx).handle(ctx, None);
+            turn.spend();
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Runs actor after actor on a queue until the route is retired.
+async fn supervise<F, A>(id: MsgId, factory: Arc<F>, queue: Rc<RunQueue>, counters: Arc<Counters>)
+where
+    F: Fn() -> A,
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let born = Instant::now();
+        let died = live(&*factory, &queue).await;
+        if queue.retired.get() && queue.messages.borrow().is_empty() {
+            return;
+        }
+        if born.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
+        }
+        event::handler_died(&counters, id, died == Death::Panicked, pause);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// How a handler actor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    Stopped,
+    Panicked,
+}
+
+/// The life of one actor. Answers how it ended.
+async fn live<F, A>(factory: &F, queue: &Rc<RunQueue>) -> Death
+where
+    F: Fn() -> A,
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    let born = catch_unwind(AssertUnwindSafe(|| {
+        let mut ctx = Context::new();
+        ctx.spawn(Deliveries(Rc::clone(queue)));
+        ctx.into_future(factory())
+    }));
+    let Ok(life) = born else { return Death::Panicked };
+    let mut life = Box::pin(life);
+    let died = std::future::poll_fn(|cx| {
+        match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(|()| Death::Stopped),
+            Err(_) => Poll::Ready(Death::Panicked),
+        }
+    })
+    .await;
+    queue.waker.replace(None);
+    // Messages that the actor kept are lost with it: their connections are told.
+    let buried = catch_unwind(AssertUnwindSafe(|| inbound::abandoning(|| drop(life))));
+    if buried.is_err() { Death::Panicked } else { died }
+}

@@ -1,0 +1,153 @@
+//! The published table: what the router knows, and what each worker makes of it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use actix::Message;
+use rustc_hash::FxHashMap;
+
+use crate::conn::{CloseReason, Conn};
+use crate::event::Counters;
+use crate::frame::{Frame, MsgId};
+use crate::inbound::{self, Inbound};
+
+/// What a route is before a worker has it: shared by all threads.
+pub(crate) trait RouteSource: Send + Sync {
+    /// What it is, for the log and for `Lookup`.
+    fn kind(&self) -> &'static str;
+
+    /// Makes the route of one worker, on that worker's thread.
+    fn install(&self, id: MsgId, counters: &Arc<Counters>) -> Rc<dyn LocalRoute>;
+}
+
+/// A route on the thread of the connections it serves.
+pub(crate) trait LocalRoute {
+    /// Gives the message to its handler.
+    fn deliver(&self, message: Inbound, conn: &Conn, cx: &mut Context<'_>) -> Delivered;
+
+    /// The route is unregistered: what it has is handled, nothing more comes.
+    fn retire(&self) {}
+}
+
+/// What became of a delivered message.
+pub(crate) enum Delivered {
+    /// It is handled: here is the answer.
+    Done(Option<Frame>),
+    /// It is with an actor.
+    Handed,
+    /// Its handler is suspended: poll it before anything else is delivered.
+    Suspended(Pin<Box<dyn Running>>),
+    /// Its handler panicked.
+    Panicked,
+    /// Its handler is gone for good.
+    Gone,
+}
+
+/// A suspended route function.
+pub(crate) trait Running {
+    fn poll(self: Pin<&mut Self>, conn: &Conn, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
+}
+
+/// The router's table: immutable, replaced by each change.
+#[derive(Clone, Default)]
+pub(crate) struct Table(pub(crate) FxHashMap<MsgId, Arc<dyn RouteSource>>);
+
+/// A worker's image of the published table.
+#[derive(Default)]
+pub(crate) struct LocalTable {
+    /// Grows with each change, so that a connection knows when what it looked up is out of date.
+    version: Cell<u64>,
+    routes: RefCell<FxHashMap<MsgId, (Arc<dyn RouteSource>, Rc<dyn LocalRoute>)>>,
+}
+
+impl LocalTable {
+    #[inline]
+    pub(crate) fn get(&self, id: MsgId) -> Option<Rc<dyn LocalRoute>> {
+        Some(self.routes.borrow().get(&id)?.1.clone())
+    }
+
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version.get()
+    }
+
+    /// Follows the router: routes that are still there keep their actors.
+    pub(crate) fn update(&self, table: &Table, counters: &Arc<Counters>) {
+        let known = self.routes.take();
+        let mut routes = FxHashMap::default();
+        let mut retired = known;
+        for (&id, source) in &table.0 {
+            let route = match retired.remove(&id) {
+                Some((from, route)) if Arc::ptr_eq(&from, source) => route,
+                replaced => {
+                    if let Some((_, old)) = replaced {
+                        old.retire();
+                    }
+                    source.install(id, counters)
+                }
+            };
+            routes.insert(id, (Arc::clone(source), route));
+        }
+        for (_, route) in retired.into_values() {
+            route.retire();
+        }
+        self.routes.replace(routes);
+        self.version.set(self.version.get() + 1);
+    }
+
+    /// Delivers a message that does not come from its connection's reader.
+    pub(crate) fn redeliver(&self, message: Inbound) {
+        let id = message.id();
+        let Some(route) = self.get(id) else {
+            // Unregistered while the message was on its way.
+            return inbound::abandoning(|| drop(message));
+        };
+        actix_rt::spawn(async move {
+            let conn = message.conn().clone();
+            let mut message = Some(message);
+            let mut suspended: Option<Pin<Box<dyn Running>>> = None;
+            let reply = std::future::poll_fn(|cx| {
+                if let Some(message) = message.take() {
+                    match route.deliver(message, &conn, cx) {
+                        Delivered::Done(reply) => return Poll::Ready(reply),
+                        Delivered::Handed => return Poll::Ready(None),
+                        Delivered::Suspended(call) => suspended = Some(call),
+                        Delivered::Panicked => conn.close(CloseReason::HandlerPanicked(id)),
+                        Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
+                    }
+                }
+                match &mut suspended {
+                    Some(call) => call.as_mut().poll(&conn, cx),
+                    None => Poll::Ready(None),
+                }
+            })
+            .await;
+            if let Some(reply) = reply {
+                conn.reply(reply);
+            }
+        });
+    }
+
+    /// Ends all routes.
+    pub(crate) fn clear(&self) {
+        for (_, route) in self.routes.take().into_values() {
+            route.retire();
+        }
+        self.version.set(self.version.get() + 1);
+    }
+}
+
+/// The router's news for a worker; answered when the worker routes by it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Publish(pub(crate) Arc<Table>);
+
+impl fmt::Debug for LocalTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.routes.borrow().keys()).finish()
+    }
+}

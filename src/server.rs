@@ -1,0 +1,291 @@
+//! Builds a server out of its parts and runs it to its end.
+
+mod acceptor;
+mod handle;
+mod signals;
+mod worker;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler, Recipient, System};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::timeout;
+
+use crate::conn::{CloseReason, Conn, Limits};
+use crate::conn_manager::{ConnManager, Drain};
+use crate::connection::Hooks;
+use crate::event::{self, Counters};
+use crate::frame::MsgId;
+use crate::inbound::Inbound;
+use crate::router::{IntoReply, Register, Route, RouteError, Router};
+use crate::settings::{Settings, SettingsError};
+use acceptor::Acceptor;
+pub use handle::ServerHandle;
+use handle::Phase;
+use signals::Signals;
+use worker::Workers;
+
+/// How many dials the system keeps while the acceptor is busy; the system may keep fewer.
+const BACKLOG: u32 = 4096;
+
+/// What the end of a connection may take beyond its drain deadline: its handler's grace.
+const DRAIN_SLACK: Duration = Duration::from_millis(100);
+
+/// A server to be: settings, routes and hooks.
+///
+/// It needs a running actix [`System`]: `#[actix::main]` or `#[actix::test]`.
+#[must_use = "a server does nothing until it is served"]
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    routes: Vec<(MsgId, Route)>,
+    hooks: Hooks,
+    signals: bool,
+}
+
+/// Why a server did not start, or ended otherwise than by a stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The settings make no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Two routes have one id.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// No actix system runs on this thread.
+    #[error("no actix system runs on this thread; use #[actix::main]")]
+    NoSystem,
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Bind {
+        /// Host and port of the settings.
+        addr: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The handlers for SIGINT and SIGTERM cannot be installed.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The listener is dead.
+    #[error("the listener failed: {0}")]
+    Accept(#[source] io::Error),
+    /// A second signal ended the server before it was drained.
+    #[error("stopped at once by a second signal, {left} connections were left")]
+    Forced {
+        /// Connections that were there.
+        left: usize,
+    },
+}
+
+impl Server {
+    /// A server with these settings, without routes and hooks.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, routes: Vec::new(), hooks: Hooks::default(), signals: true }
+    }
+
+    /// Messages with this id go to a handler actor, of which `factory` makes one on each worker:
+    /// see [`Route::actor`].
+    pub fn route<A, F>(self, id: MsgId, factory: F) -> Self
+    where
+        A: Actor<Context = Context<A>> + Handler<Inbound>,
+        F: Fn() -> A + Send + Sync + 'static,
+    {
+        self.add_route(id, Route::actor(factory))
+    }
+
+    /// Messages with this id go to one shared actor: see [`Route::to`].
+    pub fn route_to(self, id: MsgId, recipient: Recipient<Inbound>) -> Self {
+        self.add_route(id, Route::to(recipient))
+    }
+
+    /// Messages with this id go to an async function, whose return value is the answer: see
+    /// [`Route::function`].
+    pub fn route_fn<F, Fut>(self, id: MsgId, f: F) -> Self
+    where
+        F: Fn(Inbound) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: IntoReply> + 'static,
+    {
+        self.add_route(id, Route::function(f))
+    }
+
+    /// Messages with this id take this route. Two routes for one id are an error of
+    /// [`bind`](Self::bind).
+    pub fn add_route(mut self, id: MsgId, route: Route) -> Self {
+        self.routes.push((id, route));
+        self
+    }
+
+    /// Calls `hook` when a connection has been admitted, before its first message is handled.
+    ///
+    /// It runs on the connection's worker and holds it up, so it must not block. Frames it sends
+    /// are the connection's first. If it panics, the connection is closed with
+    /// [`CloseReason::HookPanicked`]. It is not called for refused connections.
+    pub fn on_conn_start(mut self, hook: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
+        self.hooks.on_start = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` when a connection has ended, after its last message: exactly once for each
+    /// connection that [`on_conn_start`](Self::on_conn_start) was called for, or would have been.
+    ///
+    /// It runs on the connection's worker and holds it up, so it must not block. The socket is
+    /// closed by then: sending answers `Closed`. Properties are still there. A panic in it is
+    /// logged.
+    pub fn on_conn_stop(
+        mut self,
+        hook: impl Fn(&Conn, &CloseReason) + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.on_stop = Some(Box::new(hook));
+        self
+    }
+
+    /// Leaves SIGINT and SIGTERM to the application, which stops the server by
+    /// [`ServerHandle::stop`]. By default the first signal drains the server and the second ends
+    /// it at once.
+    pub fn without_signals(mut self) -> Self {
+        self.signals = false;
+        self
+    }
+
+    /// Listens, and starts the workers. Dials are taken by the system from now on, and by the
+    /// server from [`BoundServer::serve`] on.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
+    /// actix system.
+    pub async fn bind(self) -> Result<BoundServer, ServerError> {
+        let Self { settings, routes, hooks, signals } = self;
+        settings.validate()?;
+        if System::try_current().is_none() {
+            return Err(ServerError::NoSystem);
+        }
+        let listener = listen(&settings).map_err(|source| ServerError::Bind {
+            addr: format!("{}:{}", settings.host, settings.tcp_port),
+            source,
+        })?;
+        let bind_error = |source| ServerError::Bind { addr: settings.host.clone(), source };
+        let addr = listener.local_addr().map_err(bind_error)?;
+
+        let counters = Arc::new(Counters::default());
+        let limits = Arc::new(settings.limits(Arc::clone(&counters)));
+        let workers = Workers::start(settings.workers(), &Arc::new(hooks), &counters);
+        let manager = ConnManager::new(settings.max_conn, Arc::clone(&limits), workers.fanouts());
+        let connections = manager.connections();
+        let manager = manager.start();
+        let router = Router::with_workers(workers.for_router(), Arc::clone(&counters)).start();
+        for (id, route) in routes {
+            let registered = router.send(Register { id, route }).await;
+            registered.map_err(|_| ServerError::NoSystem)??;
+        }
+        let handle = ServerHandle::new(addr, manager, router, connections, counters);
+        Ok(BoundServer { settings, listener, limits, workers, handle, signals })
+    }
+
+    /// Binds and serves until a signal or [`ServerHandle::stop`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind) and [`BoundServer::serve`].
+    pub async fn serve(self) -> Result<(), ServerError> {
+        self.bind().await?.serve().await
+    }
+}
+
+fn listen(settings: &Settings) -> io::Result<TcpListener> {
+    let addr = settings.addr()?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // So that a restart need not wait for the connections of the run before. On Windows this
+    // option means something else.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// A server that listens and does not accept yet.
+///
+/// Dropping it, or the future of its [`serve`](Self::serve), closes everything without a drain.
+#[must_use = "a server does nothing until it is served"]
+pub struct BoundServer {
+    settings: Settings,
+    listener: TcpListener,
+    limits: Arc<Limits>,
+    workers: Workers,
+    handle: ServerHandle,
+    signals: bool,
+}
+
+impl BoundServer {
+    /// The address it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.local_addr()
+    }
+
+    /// A handle, to be kept when the server serves.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Serves until a signal or [`ServerHandle::stop`], then drains: accepts no more, lets
+    /// handlers answer what was received, writes what was accepted, closes every connection, runs
+    /// the hooks, ends the workers. All of it within the drain deadline; what was cut is logged.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Accept`] if the listener dies (connections are drained all the same),
+    /// [`ServerError::Forced`] if a second signal comes, [`ServerError::Signals`].
+    pub async fn serve(self) -> Result<(), ServerError> {
+        let Self { settings, listener, limits, workers, handle, signals } = self;
+        let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
+        // However this function ends, who waits for the stop is told.
+        let _told = StoppedOnDrop(&handle);
+        event::listening(&settings.name, handle.local_addr(), settings.max_conn, settings.workers());
+
+        let mut acceptor = Acceptor::new(listener, handle.manager().clone(), &workers, limits);
+        let accepted = tokio::select! {
+            error = acceptor.run() => Err(ServerError::Accept(error)),
+            () = handle.stop_requested() => Ok(()),
+            () = signals.next() => Ok(()),
+        };
+        // Closes the listener: the port is free from here on.
+        drop(acceptor);
+        handle.advance(Phase::Stopping);
+
+        let deadline = Duration::from_millis(settings.drain_deadline_ms);
+        event::draining(&settings.name, deadline);
+        let drained = tokio::select! {
+            drained = timeout(deadline + DRAIN_SLACK, handle.manager().send(Drain)) => {
+                if drained.is_err() {
+                    event::drain_cut_short(&settings.name, handle.connections().len());
+                }
+                Ok(())
+            }
+            () = signals.next() => Err(ServerError::Forced { left: handle.connections().len() }),
+        };
+        if drained.is_ok() {
+            workers.stop(&settings.name).await;
+        }
+        event::stopped(&settings.name, &handle.stats());
+        accepted.and(drained)
+    }
+}
+
+struct StoppedOnDrop<'a>(&'a ServerHandle);
+
+impl Drop for StoppedOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.advance(Phase::Stopped);
+    }
+}
+
+impl fmt::Debug for BoundServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundServer").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! The handle to a server, for everybody who does not run it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use actix::Addr;
+use tokio::sync::watch;
+
+use crate::conn_manager::{Broadcast, BroadcastReport, ClearConn, ConnManager, Connections};
+use crate::event::{Counters, Stats};
+use crate::frame::Frame;
+use crate::router::Router;
+
+/// A handle to a server: cheap to clone, usable from any thread and after the server's end.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Inner>);
+
+struct Inner {
+    addr: SocketAddr,
+    manager: Addr<ConnManager>,
+    router: Addr<Router>,
+    connections: Connections,
+    counters: Arc<Counters>,
+    /// Written by handles that ask for the stop and by the server itself; it only grows.
+    phase: watch::Sender<Phase>,
+}
+
+/// How far a server's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Running,
+    Stopping,
+    Stopped,
+}
+
+impl ServerHandle {
+    pub(crate) fn new(
+        addr: SocketAddr,
+        manager: Addr<ConnManager>,
+        router: Addr<Router>,
+        connections: Connections,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (phase, _) = watch::channel(Phase::Running);
+        Self(Arc::new(Inner { addr, manager, router, connections, counters, phase }))
+    }
+
+    /// The address the server listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.addr
+    }
+
+    /// The actor that tracks the connections.
+    pub fn manager(&self) -> &Addr<ConnManager> {
+        &self.0.manager
+    }
+
+    /// The actor that keeps the routes.
+    pub fn router(&self) -> &Addr<Router> {
+        &self.0.router
+    }
+
+    /// The connection table, to be read without asking the manager.
+    pub fn connections(&self) -> &Connections {
+        &self.0.connections
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> Stats {
+        self.0.counters.snapshot()
+    }
+
+    /// Sends a frame to all connections: see [`Broadcast`].
+    ///
+    /// # Cancel safety
+    ///
+    /// The broadcast is under way as soon as this is called; dropping the future loses the report.
+    pub async fn broadcast(&self, frame: impl Into<Frame>) -> BroadcastReport {
+        // A manager that is gone has no connections.
+        self.0.manager.send(Broadcast(frame.into())).await.unwrap_or_default()
+    }
+
+    /// Closes all connections: see [`ClearConn`].
+    pub async fn clear_conn(&self) -> usize {
+        self.0.manager.send(ClearConn).await.unwrap_or_default()
+    }
+
+    /// Drains and stops the server; done when it has stopped. Does nothing the second time.
+    ///
+    /// Do not await it in a handler: the drain waits for that handler, until its deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// The stop goes on when the future is dropped.
+    pub async fn stop(&self) {
+        self.advance(Phase::Stopping);
+        self.reached(Phase::Stopped).await;
+    }
+
+    pub(crate) async fn stop_requested(&self) {
+        self.reached(Phase::Stopping).await;
+    }
+
+    pub(crate) fn advance(&self, phase: Phase) {
+        self.0.phase.send_if_modified(|now| {
+            let grows = *now < phase;
+            *now = phase.max(*now);
+            grows
+        });
+    }
+
+    async fn reached(&self, phase: Phase) {
+        // The sender lives in this very handle, so the channel is never closed.
+        let _ = self.0.phase.subscribe().wait_for(|now| *now >= phase).await;
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle")
+            .field("addr", &self.0.addr)
+            .field("phase", &*self.0.phase.borrow())
+            .field("connections", &self.0.connections.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,223 @@
+//! Worker arbiters: a thread each, with the connections it serves and its handler actors.
+
+use std::net::TcpStream as StdTcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
+use actix_rt::Arbiter;
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
+
+use crate::conn::{CloseReason, Conn, Encoded, Pushed, Slow};
+use crate::conn_manager::{BroadcastReport, Fanout, Registration};
+use crate::connection::{Connection, Hooks, Local};
+use crate::event::{self, Counters};
+use crate::router::{Publish, Redeliver, RouterWorker};
+
+/// How many connections a broadcast serves before the worker's other tasks get their turn.
+const FANOUT_RUN: usize = 256;
+
+/// How long a worker may take to end when all its connections have.
+const JOIN_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Serves an admitted connection on this worker.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Serve {
+    pub(crate) conn: Conn,
+    pub(crate) stream: StdTcpStream,
+    pub(crate) registration: Registration,
+}
+
+/// The actor through which the other threads reach what is on this one.
+pub(crate) struct Worker {
+    local: Rc<Local>,
+    counters: Arc<Counters>,
+    /// Held by the broadcast that is under way, so that all connections see the same order.
+    fanout: Rc<Mutex<()>>,
+}
+
+impl Actor for Worker {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // What comes here is bounded by the number of connections and of routes. A sender that
+        // waits for room would be overtaken by the next.
+        ctx.set_mailbox_capacity(0);
+    }
+}
+
+impl Handler<Serve> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
+        let Serve { conn, stream, registration } = msg;
+        // Frames are written whole, so waiting for more to send would only add delay.
+        match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+            Ok(stream) => {
+                Connection::start_on(Rc::clone(&self.local), conn, Box::new(stream), registration);
+            }
+            // The dialler is gone already. The drop of the registration tells the manager.
+            Err(error) => conn.close(CloseReason::Io(error.kind())),
+        }
+    }
+}
+
+impl Handler<Publish> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, Publish(table): Publish, _: &mut Context<Self>) {
+        self.local.routes.update(&table, &self.counters);
+    }
+}
+
+impl Handler<Redeliver> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, Redeliver(message): Redeliver, _: &mut Context<Self>) {
+        self.local.routes.redeliver(message);
+    }
+}
+
+impl Handler<Fanout> for Worker {
+    type Result = ResponseFuture<BroadcastReport>;
+
+    fn handle(&mut self, Fanout(encoded): Fanout, _: &mut Context<Self>) -> Self::Result {
+        let (local, fanout) = (Rc::clone(&self.local), Rc::clone(&self.fanout));
+        // tokio's budget would send most writes the long way round; the run is bounded here.
+        Box::pin(tokio::task::unconstrained(async move {
+            let _order = fanout.lock().await;
+            fan_out(&local, &encoded).await
+        }))
+    }
+}
+
+async fn fan_out(local: &Local, encoded: &Encoded) -> BroadcastReport {
+    let mut report = BroadcastReport::default();
+    let mut from = Some(0);
+    while let Some(key) = from {
+        let (links, next) = local.some_links(key, FANOUT_RUN);
+        for link in links {
+            match link.send_encoded(encoded) {
+                Pushed::Accepted => report.accepted += 1,
+                Pushed::Closed => {}
+                Pushed::Refused => {
+                    report.refused += 1;
+                    link.conn.close(CloseReason::SlowConsumer(Slow::OutboxFull));
+                }
+            }
+        }
+        from = next;
+        if from.is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+    report
+}
+
+/// The workers of a server.
+pub(crate) struct Workers(Vec<Seat>);
+
+struct Seat {
+    arbiter: Arbiter,
+    addr: Addr<Worker>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts `n` threads. The caller has made sure that an actix system runs.
+    pub(crate) fn start(n: usize, hooks: &Arc<Hooks>, counters: &Arc<Counters>) -> Self {
+        let seat = |_| {
+            let arbiter = Arbiter::new();
+            let (hooks, counters) = (Arc::clone(hooks), Arc::clone(counters));
+            let addr = Worker::start_in_arbiter(&arbiter.handle(), |_| {
+                let (local, fanout) = (Rc::new(Local::new(hooks)), Rc::default());
+                Worker { local, counters, fanout }
+            });
+            Seat { arbiter, addr, load: Arc::default() }
+        };
+        Self((0..n).map(seat).collect())
+    }
+
+    pub(crate) fn fanouts(&self) -> Vec<Recipient<Fanout>> {
+        self.0.iter().map(|seat| seat.addr.clone().recipient()).collect()
+    }
+
+    pub(crate) fn for_router(&self) -> Vec<RouterWorker> {
+        let of = |seat: &Seat| RouterWorker {
+            publish: seat.addr.clone().recipient(),
+            redeliver: seat.addr.clone().recipient(),
+        };
+        self.0.iter().map(of).collect()
+    }
+
+    pub(crate) fn placement(&self) -> Placement {
+        let place = |(index, seat): (usize, &Seat)| Place {
+            index,
+            addr: seat.addr.clone(),
+            load: Arc::clone(&seat.load),
+        };
+        Placement(self.0.iter().enumerate().map(place).collect())
+    }
+
+    /// Stops the threads and waits for their end, but not for ever: a thread that a handler blocks
+    /// cannot be ended.
+    pub(crate) async fn stop(mut self, name: &str) {
+        let mut ends = Vec::new();
+        for (index, seat) in std::mem::take(&mut self.0).into_iter().enumerate() {
+            seat.arbiter.stop();
+            let (ended, end) = oneshot::channel();
+            // Not `spawn_blocking`, whose runtime would wait for a blocked thread when it ends.
+            let joiner = thread::Builder::new().name(format!("zinxide-join-{index}"));
+            let joiner = joiner.spawn(move || {
+                let _ = seat.arbiter.join();
+                let _ = ended.send(());
+            });
+            if joiner.is_ok() {
+                ends.push((index, end));
+            }
+        }
+        for (index, end) in ends {
+            if timeout(JOIN_DEADLINE, end).await.is_err() {
+                event::worker_stuck(name, index);
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for seat in &self.0 {
+            seat.arbiter.stop();
+        }
+    }
+}
+
+/// Where the next connection goes.
+pub(crate) struct Placement(Vec<Place>);
+
+/// One worker as the acceptor sees it.
+pub(crate) struct Place {
+    pub(crate) index: usize,
+    pub(crate) addr: Addr<Worker>,
+    load: Arc<AtomicUsize>,
+}
+
+impl Place {
+    pub(crate) fn load(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.load)
+    }
+}
+
+impl Placement {
+    /// The worker with the fewest connections.
+    pub(crate) fn least_loaded(&self) -> &Place {
+        // There is at least one: `Settings::workers` is never 0.
+        self.0.iter().min_by_key(|place| place.load.load(Ordering::Relaxed)).unwrap_or(&self.0[0])
+    }
+}
