@@ -1,5 +1,7 @@
 //! The client of Zinx V0.9: sends message 0 once a second and prints what comes back.
 
+#![allow(clippy::print_stdout)] // a program for a terminal
+
 use std::time::Duration;
 
 use clap::Parser;

@@ -8,8 +8,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::frame::{Frame, MsgId};
-pub(crate) use wire::{HEADER_LEN, Header};
 pub use wire::WireFormat;
+pub(crate) use wire::{HEADER_LEN, Header};
 
 /// The codec of a [`WireFormat`] with a limit on what a peer may send.
 ///

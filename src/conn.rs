@@ -15,8 +15,8 @@ use bytes::Bytes;
 
 use crate::event;
 use crate::frame::{Frame, MsgId};
-pub use close::{CloseReason, Slow};
 pub(crate) use close::Ending;
+pub use close::{CloseReason, Slow};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES};
 pub(crate) use shared::{Cut, Limits, Pushed, Shared, TurnEnd};
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, Pushed, Slow};
 use crate::event;
 use crate::frame::Frame;
+use crate::settings::Settings;
 pub(crate) use registration::{Gone, Registration};
 pub use table::Connections;
 
@@ -159,7 +160,19 @@ impl BroadcastReport {
 }
 
 impl ConnManager {
-    pub(crate) fn new(max_conn: usize, limits: Arc<Limits>, workers: Vec<Recipient<Fanout>>) -> Self {
+    /// A manager on its own, without a server: for tests of what talks to one.
+    ///
+    /// Of the settings it obeys `max_conn`, and the wire format for what it broadcasts.
+    #[must_use = "a manager does nothing until it is started as an actor"]
+    pub fn new(settings: &Settings) -> Self {
+        Self::with_workers(settings.max_conn, Arc::new(settings.limits(Arc::default())), Vec::new())
+    }
+
+    pub(crate) fn with_workers(
+        max_conn: usize,
+        limits: Arc<Limits>,
+        workers: Vec<Recipient<Fanout>>,
+    ) -> Self {
         Self {
             max_conn,
             limits,

@@ -19,11 +19,11 @@ use crate::conn::{CloseReason, Conn, Ending, Slow, TurnEnd};
 use crate::conn_manager::Registration;
 use crate::event;
 use crate::transport::Transport;
+use crate::turn::Turn;
 pub(crate) use hooks::Hooks;
+use input::{Input, Progress};
 pub(crate) use link::Link;
 pub(crate) use local::Local;
-use crate::turn::Turn;
-use input::{Input, Progress};
 
 /// How long a connection whose handler is still at work stays in the table after its socket is
 /// closed. Longer than a handler takes that only waits for its turn; a handler that waits for this
@@ -116,11 +116,11 @@ impl Connection {
                 shared.seal();
                 return Step::Again;
             }
-            (Some(Ending::Flush), _) if written && self.is_open() => {
-                if link.poll_shutdown(cx).is_ready() {
-                    self.close_socket();
-                    return Step::Again;
-                }
+            (Some(Ending::Flush), _)
+                if written && self.is_open() && link.poll_shutdown(cx).is_ready() =>
+            {
+                self.close_socket();
+                return Step::Again;
             }
             (Some(_), Progress::Done) if !self.is_open() => {
                 self.finish();

@@ -10,6 +10,7 @@ mod inbound;
 pub mod router;
 mod server;
 mod settings;
+pub mod testing;
 mod transport;
 mod turn;
 

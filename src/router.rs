@@ -156,7 +156,8 @@ impl Router {
         if self.workers.is_empty() {
             self.local.update(&self.table, &self.counters);
         }
-        let news = self.workers.iter().map(|worker| worker.publish.send(Publish(self.table.clone())));
+        let news =
+            self.workers.iter().map(|worker| worker.publish.send(Publish(self.table.clone())));
         let news: Vec<_> = news.collect();
         async move {
             for told in news {

@@ -24,8 +24,8 @@ use crate::inbound::Inbound;
 use crate::router::{IntoReply, Register, Route, RouteError, Router};
 use crate::settings::{Settings, SettingsError};
 use acceptor::Acceptor;
-pub use handle::ServerHandle;
 use handle::Phase;
+pub use handle::ServerHandle;
 use signals::Signals;
 use worker::Workers;
 
@@ -175,7 +175,8 @@ impl Server {
         let counters = Arc::new(Counters::default());
         let limits = Arc::new(settings.limits(Arc::clone(&counters)));
         let workers = Workers::start(settings.workers(), &Arc::new(hooks), &counters);
-        let manager = ConnManager::new(settings.max_conn, Arc::clone(&limits), workers.fanouts());
+        let manager =
+            ConnManager::with_workers(settings.max_conn, Arc::clone(&limits), workers.fanouts());
         let connections = manager.connections();
         let manager = manager.start();
         let router = Router::with_workers(workers.for_router(), Arc::clone(&counters)).start();
@@ -245,9 +246,14 @@ impl BoundServer {
         let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
         // However this function ends, who waits for the stop is told.
         let _told = StoppedOnDrop(&handle);
-        event::listening(&settings.name, handle.local_addr(), settings.max_conn, settings.workers());
+        event::listening(
+            &settings.name,
+            handle.local_addr(),
+            settings.max_conn,
+            settings.workers(),
+        );
 
-        let mut acceptor = Acceptor::new(listener, handle.manager().clone(), &workers, limits);
+        let mut acceptor = Acceptor::new(listener, handle.conn_manager().clone(), &workers, limits);
         let accepted = tokio::select! {
             error = acceptor.run() => Err(ServerError::Accept(error)),
             () = handle.stop_requested() => Ok(()),
@@ -260,7 +266,7 @@ impl BoundServer {
         let deadline = Duration::from_millis(settings.drain_deadline_ms);
         event::draining(&settings.name, deadline);
         let drained = tokio::select! {
-            drained = timeout(deadline + DRAIN_SLACK, handle.manager().send(Drain)) => {
+            drained = timeout(deadline + DRAIN_SLACK, handle.conn_manager().send(Drain)) => {
                 if drained.is_err() {
                     event::drain_cut_short(&settings.name, handle.connections().len());
                 }

@@ -99,14 +99,38 @@ impl Settings {
         let largest = self.max_packet_size as usize + HEADER_LEN;
         let checks: [(&'static str, bool, String); 7] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
-            ("max_packet_size", self.max_packet_size <= MAX_PACKET, format!("must be at most {MAX_PACKET}")),
-            ("worker_pool_size", self.worker_pool_size <= MAX_WORKERS, format!("must be at most {MAX_WORKERS}")),
-            ("max_worker_task_len", (1..=MAX_WINDOW).contains(&self.max_worker_task_len), format!("must be from 1 to {MAX_WINDOW}")),
+            (
+                "max_packet_size",
+                self.max_packet_size <= MAX_PACKET,
+                format!("must be at most {MAX_PACKET}"),
+            ),
+            (
+                "worker_pool_size",
+                self.worker_pool_size <= MAX_WORKERS,
+                format!("must be at most {MAX_WORKERS}"),
+            ),
+            (
+                "max_worker_task_len",
+                (1..=MAX_WINDOW).contains(&self.max_worker_task_len),
+                format!("must be from 1 to {MAX_WINDOW}"),
+            ),
             ("max_msg_chan_len", self.max_msg_chan_len >= 1, "must be at least 1".into()),
-            ("max_msg_chan_bytes", self.max_msg_chan_bytes >= largest, format!("must be at least max_packet_size and a header: {largest}")),
-            ("write_deadline_ms", (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms), format!("must be from 1 to {MAX_DEADLINE_MS}")),
+            (
+                "max_msg_chan_bytes",
+                self.max_msg_chan_bytes >= largest,
+                format!("must be at least max_packet_size and a header: {largest}"),
+            ),
+            (
+                "write_deadline_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
         ];
-        let drain = ("drain_deadline_ms", self.drain_deadline_ms <= MAX_DEADLINE_MS, format!("must be at most {MAX_DEADLINE_MS}"));
+        let drain = (
+            "drain_deadline_ms",
+            self.drain_deadline_ms <= MAX_DEADLINE_MS,
+            format!("must be at most {MAX_DEADLINE_MS}"),
+        );
         match checks.into_iter().chain([drain]).find(|(_, holds, _)| !holds) {
             Some((key, _, must)) => Err(SettingsError::OutOfRange { key, must, origin: None }),
             None => Ok(()),

@@ -226,6 +226,16 @@ impl Batch {
         done
     }
 
+    /// All of it in one piece.
+    pub(crate) fn into_bytes(self) -> BytesMut {
+        let mut bytes = BytesMut::new();
+        for segment in &self.segments {
+            bytes.extend_from_slice(&segment.bytes);
+        }
+        bytes.extend_from_slice(&self.tail);
+        bytes
+    }
+
     fn push_shared(&mut self, bytes: Bytes) {
         if !self.tail.is_empty() {
             let frames = std::mem::take(&mut self.tail_frames);

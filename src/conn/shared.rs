@@ -386,6 +386,19 @@ impl Shared {
     }
 }
 
+/// For tests: connections without an actor.
+impl Shared {
+    /// Takes the bytes of all accepted frames.
+    pub(crate) fn take_all(&self) -> BytesMut {
+        let mut state = self.lock();
+        let mut batch = Batch::default();
+        state.outbox.take(&mut batch);
+        let bytes = batch.into_bytes();
+        state.outbox.clear();
+        bytes
+    }
+}
+
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();

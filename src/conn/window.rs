@@ -1,6 +1,9 @@
 //! How many of a connection's messages are with their handlers.
 
-use std::sync::atomic::{AtomicU32, Ordering::{Relaxed, SeqCst}};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
 
 /// The in-flight window: entered by the connection's reader, left by each `Inbound` when it is
 /// dropped, on whichever thread that happens.

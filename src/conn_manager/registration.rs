@@ -26,7 +26,11 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(conn: &Conn, manager: Arc<Addr<ConnManager>>, load: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(
+        conn: &Conn,
+        manager: Arc<Addr<ConnManager>>,
+        load: Arc<AtomicUsize>,
+    ) -> Self {
         conn.shared().attach();
         load.fetch_add(1, Ordering::Relaxed);
         Self { id: conn.id(), manager, load }

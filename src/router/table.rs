@@ -61,8 +61,11 @@ pub(crate) struct Table(pub(crate) FxHashMap<MsgId, Arc<dyn RouteSource>>);
 pub(crate) struct LocalTable {
     /// Grows with each change, so that a connection knows when what it looked up is out of date.
     version: Cell<u64>,
-    routes: RefCell<FxHashMap<MsgId, (Arc<dyn RouteSource>, Rc<dyn LocalRoute>)>>,
+    routes: RefCell<FxHashMap<MsgId, Installed>>,
 }
+
+/// A route, and what it was made from, by which a change is told.
+type Installed = (Arc<dyn RouteSource>, Rc<dyn LocalRoute>);
 
 impl LocalTable {
     #[inline]

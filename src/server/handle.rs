@@ -52,7 +52,7 @@ impl ServerHandle {
     }
 
     /// The actor that tracks the connections.
-    pub fn manager(&self) -> &Addr<ConnManager> {
+    pub fn conn_manager(&self) -> &Addr<ConnManager> {
         &self.0.manager
     }
 

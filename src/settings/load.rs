@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{
-    Config, ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind,
-};
+use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::Settings;
 
@@ -103,8 +101,7 @@ struct Builder {
 
 impl Settings {
     fn from_layers(file: Option<(String, Map<String, Value>)>) -> Result<Self, SettingsError> {
-        let mut builder =
-            Builder { defaults: defaults(), values: Map::new(), origins: Map::new() };
+        let mut builder = Builder { defaults: defaults(), values: Map::new(), origins: Map::new() };
         let environment = Environment::with_prefix(PREFIX);
         let variables = environment.collect().map_err(SettingsError::Environment)?;
         if let Some((origin, values)) = file {

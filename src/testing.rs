@@ -1,0 +1,189 @@
+//! The kit for tests of applications: a server on a free port, a client, connections without a
+//! socket. The crate's own tests are written with it.
+//!
+//! ```
+//! use zinxide::testing::{TestClient, TestServer, settings};
+//! use zinxide::{Frame, Inbound, Server};
+//!
+//! #[actix::main] // in a test: #[actix::test]
+//! async fn main() {
+//!     let server = Server::new(settings()).route_fn(1, async |msg: Inbound| (1, msg.payload().clone()));
+//!     let server = TestServer::start(server).await;
+//!     let mut client = TestClient::connect(server.addr()).await;
+//!     client.send(1, "hello").await;
+//!     assert_eq!(client.recv().await, Some(Frame::new(1, "hello")));
+//!     server.stop().await.unwrap();
+//! }
+//! ```
+//!
+//! # Panics
+//!
+//! All of it panics where a test should fail: when a socket fails, and when something takes longer
+//! than [`PATIENCE`].
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_rt::task::JoinHandle;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::codec::Encoder;
+
+use crate::codec::FrameCodec;
+use crate::conn::{Conn, ConnId};
+use crate::frame::{Frame, MsgId};
+use crate::server::{Server, ServerError, ServerHandle};
+use crate::settings::Settings;
+
+/// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only
+/// tests that fail.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The default settings, with a free port and two workers.
+pub fn settings() -> Settings {
+    Settings { tcp_port: 0, worker_pool_size: 2, ..Settings::default() }
+}
+
+/// What `future` answers, if it does so within [`PATIENCE`].
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("nothing happened for {PATIENCE:?}"),
+    }
+}
+
+/// A connection without a socket: what it accepts stays in its outbox. For tests of actors that
+/// hold connections, of a [`ConnManager`](crate::ConnManager) first of all.
+pub fn conn(id: ConnId, settings: &Settings) -> Conn {
+    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Conn::new(id, nowhere, nowhere, Arc::new(settings.limits(Arc::default())))
+}
+
+/// Takes what a [`conn`] without a socket has accepted so far, in order.
+pub fn accepted(conn: &Conn) -> Vec<Frame> {
+    let mut bytes = conn.shared().take_all();
+    let codec = FrameCodec::new(conn.shared().limits.codec.wire(), u32::MAX);
+    std::iter::from_fn(|| codec.next_frame(&mut bytes).ok().flatten()).collect()
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct TestServer {
+    handle: ServerHandle,
+    served: JoinHandle<Result<(), ServerError>>,
+}
+
+impl TestServer {
+    /// Binds `server` and serves it in the background, without signals.
+    pub async fn start(server: Server) -> Self {
+        let server = match server.without_signals().bind().await {
+            Ok(server) => server,
+            Err(error) => panic!("the server does not start: {error}"),
+        };
+        let handle = server.handle();
+        Self { handle, served: actix_rt::spawn(server.serve()) }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.handle.local_addr()
+    }
+
+    /// The handle to it.
+    pub fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    /// Drains and stops it. Answers what it ended with.
+    pub async fn stop(self) -> Result<(), ServerError> {
+        within(self.handle.stop()).await;
+        self.ended().await
+    }
+
+    /// What it ends with.
+    pub async fn ended(self) -> Result<(), ServerError> {
+        match within(self.served).await {
+            Ok(ended) => ended,
+            Err(panic) => panic!("the server panicked: {panic}"),
+        }
+    }
+}
+
+/// A client that speaks frames, and bytes where a test must break the rules.
+#[derive(Debug)]
+pub struct TestClient {
+    stream: TcpStream,
+    received: BytesMut,
+    codec: FrameCodec,
+}
+
+impl TestClient {
+    /// Connects, with the default wire format.
+    pub async fn connect(addr: SocketAddr) -> Self {
+        match within(TcpStream::connect(addr)).await {
+            Ok(stream) => {
+                Self::on(stream, FrameCodec::new(Settings::default().wire_format, u32::MAX))
+            }
+            Err(error) => panic!("cannot connect to {addr}: {error}"),
+        }
+    }
+
+    /// A client on a stream that is connected already.
+    pub fn on(stream: TcpStream, codec: FrameCodec) -> Self {
+        Self { stream, received: BytesMut::new(), codec }
+    }
+
+    /// Sends a frame; panics if the connection is closed.
+    pub async fn send(&mut self, id: MsgId, payload: impl Into<Bytes>) {
+        let mut bytes = BytesMut::new();
+        let encoded = self.codec.encode(Frame::new(id, payload), &mut bytes);
+        assert!(encoded.is_ok(), "the frame cannot be encoded");
+        self.send_bytes(&bytes).await;
+    }
+
+    /// Sends bytes as they are; panics if the connection is closed.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        if let Err(error) = within(self.stream.write_all(bytes)).await {
+            panic!("cannot send: {error}");
+        }
+    }
+
+    /// The next frame, or `None` when the connection is closed or reset.
+    pub async fn recv(&mut self) -> Option<Frame> {
+        loop {
+            match self.codec.next_frame(&mut self.received) {
+                Ok(Some(frame)) => return Some(frame),
+                Ok(None) => {}
+                Err(error) => panic!("the server broke the protocol: {error}"),
+            }
+            match within(self.stream.read_buf(&mut self.received)).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) if self.received.is_empty() => return None,
+                Ok(0) | Err(_) => panic!("closed inside a frame: {:?}", self.received),
+            }
+        }
+    }
+
+    /// All frames up to the end of the connection, which must come.
+    pub async fn recv_to_end(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.recv().await {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    /// The stream, for what the kit has no word for.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        // Zero linger: the system resets the connection instead of closing it in order.
+        let _ = self.stream.set_zero_linger();
+    }
+}
