@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, ActorFuture, Addr, AsyncContext, Context, Handler, Message};
 use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -41,8 +41,8 @@ pub struct Stop;
 pub struct Connection {
     link: Rc<Link>,
     local: Rc<Local>,
-    /// Where the worker keeps `link`.
-    key: usize,
+    /// Where the worker keeps `link` for broadcasts, from `on_conn_start` to the socket's end.
+    key: Option<usize>,
     input: Input,
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the peer takes nothing of what is to be written.
@@ -64,13 +64,12 @@ impl Connection {
         conn: Conn,
         transport: Box<dyn Transport>,
         registration: Registration,
-    ) {
+    ) -> Addr<Self> {
         let link = Rc::new(Link::new(conn, transport));
-        let key = local.add(Rc::clone(&link));
         Self {
             link,
             local,
-            key,
+            key: None,
             input: Input::default(),
             timer: None,
             stalled: None,
@@ -79,7 +78,7 @@ impl Connection {
             registration: Some(registration),
             started: false,
         }
-        .start();
+        .start()
     }
 
     fn conn(&self) -> &Conn {
@@ -224,7 +223,9 @@ impl Connection {
         }
         self.closed = Some(Instant::now());
         self.stalled = None;
-        self.local.remove(self.key);
+        if let Some(key) = self.key.take() {
+            self.local.remove(key);
+        }
         let cut = self.link.close(&self.local.read_pool);
         event::closed(self.conn(), &self.why(), cut, self.input.unhandled());
     }
@@ -234,6 +235,7 @@ impl Connection {
         if std::mem::take(&mut self.started) {
             self.local.hooks.stop(self.conn(), &self.why());
         }
+        self.conn().shared().retire();
         self.registration = None;
     }
 
@@ -264,6 +266,7 @@ impl Actor for Connection {
         if !self.conn().is_closed() {
             self.started = true;
             self.local.hooks.start(&self.link.conn);
+            self.key = Some(self.local.add(Rc::clone(&self.link)));
         }
         ctx.spawn(Life);
     }

@@ -22,7 +22,7 @@ pub(crate) use table::{Delivered, LocalRoute, LocalTable, Publish, RouteSource, 
 
 /// Where messages of one id go: what [`Register`] takes.
 #[derive(Clone)]
-pub struct Route(Arc<dyn RouteSource>);
+pub struct Route(pub(crate) Arc<dyn RouteSource>);
 
 impl Route {
     /// A handler actor on each worker, made by `factory` on the worker's thread, so that a message

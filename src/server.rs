@@ -122,8 +122,8 @@ impl Server {
 
     /// Calls `hook` when a connection has been admitted, before its first message is handled.
     ///
-    /// It runs on the connection's worker and holds it up, so it must not block. Frames it sends
-    /// are the connection's first. If it panics, the connection is closed with
+    /// It runs on the connection's worker and holds it up, so it must not block. The connection
+    /// gets no broadcast before it. If it panics, the connection is closed with
     /// [`CloseReason::HookPanicked`]. It is not called for refused connections.
     pub fn on_conn_start(mut self, hook: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
         self.hooks.on_start = Some(Box::new(hook));
@@ -186,6 +186,10 @@ impl Server {
         }
         let handle = ServerHandle::new(addr, manager, router, connections, counters);
         Ok(BoundServer { settings, listener, limits, workers, handle, signals })
+    }
+
+    pub(crate) fn into_parts(self) -> (Settings, Vec<(MsgId, Route)>, Hooks) {
+        (self.settings, self.routes, self.hooks)
     }
 
     /// Binds and serves until a signal or [`ServerHandle::stop`].

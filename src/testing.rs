@@ -23,18 +23,23 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::{Actor, Addr};
 use actix_rt::task::JoinHandle;
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::codec::Encoder;
 
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
+use crate::conn_manager::{Add, ConnManager, Registration};
+use crate::connection::{Connection, Local};
 use crate::frame::{Frame, MsgId};
+use crate::router::Table;
 use crate::server::{Server, ServerError, ServerHandle};
 use crate::settings::Settings;
 
@@ -67,6 +72,40 @@ pub fn accepted(conn: &Conn) -> Vec<Frame> {
     let mut bytes = conn.shared().take_all();
     let codec = FrameCodec::new(conn.shared().limits.codec.wire(), u32::MAX);
     std::iter::from_fn(|| codec.next_frame(&mut bytes).ok().flatten()).collect()
+}
+
+/// A connection on a stream of the test's own, an in-memory one, say, with everything on the
+/// test's thread: for tests that pause tokio's clock or talk to the [`Connection`] as an actor.
+#[derive(Debug)]
+pub struct TestConnection {
+    /// The handle, as handlers see it.
+    pub conn: Conn,
+    /// The actor.
+    pub actor: Addr<Connection>,
+    /// A manager that has this connection only.
+    pub manager: Addr<ConnManager>,
+}
+
+impl TestConnection {
+    /// Starts a connection on `stream`, with routes and hooks as [`Server`] takes them.
+    pub async fn start(
+        server: Server,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    ) -> Self {
+        let (settings, routes, hooks) = server.into_parts();
+        let manager = ConnManager::new(&settings);
+        let local = Rc::new(Local::new(Arc::new(hooks)));
+        let counters = Arc::default();
+        let routes = routes.into_iter().map(|(id, route)| (id, route.0));
+        local.routes.update(&Table(routes.collect()), &counters);
+        let conn = conn(1, &settings);
+        let manager = manager.start();
+        let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
+        let added = within(manager.send(Add(conn.clone()))).await;
+        assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");
+        let actor = Connection::start_on(local, conn.clone(), Box::new(stream), registration);
+        Self { conn, actor, manager }
+    }
 }
 
 /// A running server.

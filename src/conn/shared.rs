@@ -362,6 +362,11 @@ impl Shared {
         wake(waker);
     }
 
+    /// The actor has ended: nobody wakes it any more.
+    pub(crate) fn retire(&self) {
+        self.lock().waker = None;
+    }
+
     /// Everything is answered: nothing more is accepted.
     pub(crate) fn seal(&self) {
         self.lock().draining = false;
@@ -376,7 +381,6 @@ impl Shared {
         let bytes = state.outbox.bytes();
         let done = batch.frames_written_of_front(&self.limits.codec);
         let frames = state.outbox.clear().saturating_sub(done);
-        state.waker = None;
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);
         if awaited {

@@ -86,7 +86,10 @@ impl<L: Listen> Acceptor<L> {
     }
 
     async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(local) = stream.local_addr() else { return };
+        let local = match stream.local_addr() {
+            Ok(local) => local,
+            Err(error) => return event::accept_skipped(&self.limits.counters, &error),
+        };
         let id = self.next_id;
         self.next_id += 1;
         let conn = Conn::new(id, peer, local, Arc::clone(&self.limits));

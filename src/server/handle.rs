@@ -75,15 +75,22 @@ impl ServerHandle {
     ///
     /// # Cancel safety
     ///
-    /// The broadcast is under way as soon as this is called; dropping the future loses the report.
-    pub async fn broadcast(&self, frame: impl Into<Frame>) -> BroadcastReport {
+    /// The broadcast is under way as soon as this is called, so dropping the future loses only the
+    /// report.
+    pub fn broadcast(&self, frame: Frame) -> impl Future<Output = BroadcastReport> + use<> {
+        let report = self.0.manager.send(Broadcast(frame));
         // A manager that is gone has no connections.
-        self.0.manager.send(Broadcast(frame.into())).await.unwrap_or_default()
+        async move { report.await.unwrap_or_default() }
     }
 
     /// Closes all connections: see [`ClearConn`].
-    pub async fn clear_conn(&self) -> usize {
-        self.0.manager.send(ClearConn).await.unwrap_or_default()
+    ///
+    /// # Cancel safety
+    ///
+    /// The connections are closed all the same when the future is dropped.
+    pub fn clear_conn(&self) -> impl Future<Output = usize> + use<> {
+        let cleared = self.0.manager.send(ClearConn);
+        async move { cleared.await.unwrap_or_default() }
     }
 
     /// Drains and stops the server; done when it has stopped. Does nothing the second time.
