@@ -44,8 +44,8 @@ impl Actor for Echo {
 impl Handler<Inbound> for Echo {
     type Result = ();
 
-    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
-        let payload = msg.payload().clone();
+    fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
+        let payload = msg.take_payload();
         msg.reply(ECHO, payload);
     }
 }
@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(settings);
     let server = match route {
         Kind::Fn => server
-            .route_fn(ECHO, async |msg: Inbound| (ECHO, msg.payload().clone()))
+            .route_fn(ECHO, async |mut msg: Inbound| (ECHO, msg.take_payload()))
             .route_fn(BROADCAST, async |msg: Inbound| to_all(&HANDLE, msg).await),
         Kind::Actor => server.route(ECHO, || Echo).route(BROADCAST, || ToAll(&HANDLE)),
     };

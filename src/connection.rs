@@ -65,6 +65,7 @@ impl Connection {
         transport: Box<dyn Transport>,
         registration: Registration,
     ) -> Addr<Self> {
+        conn.shared().window.settle();
         let link = Rc::new(Link::new(conn, transport));
         Self {
             link,
@@ -101,7 +102,7 @@ impl Connection {
     /// Reads and delivers, writes, and takes an ending one step further.
     fn step(&mut self, link: &Link, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Step {
         let shared = link.conn.shared();
-        let ending = self.local.with_write_pool(|pool| shared.begin_turn(cx.waker(), pool));
+        let ending = shared.begin_turn(cx.waker(), || self.local.spare_buffer());
         if ending.is_some() && self.deadline.is_none() {
             self.deadline = Some(Instant::now() + shared.limits.drain_deadline);
         }

@@ -46,6 +46,11 @@ impl Inbound {
         &self.payload
     }
 
+    /// Takes the payload out, which saves the cost of sharing it.
+    pub fn take_payload(&mut self) -> Bytes {
+        std::mem::take(&mut self.payload)
+    }
+
     /// The connection it came on.
     pub fn conn(&self) -> &Conn {
         &self.conn

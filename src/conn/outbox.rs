@@ -60,16 +60,9 @@ impl Outbox {
     }
 
     pub(crate) fn push(&mut self, codec: &FrameCodec, frame: Frame) {
-        let len = frame.payload.len();
         self.frames += 1;
-        self.bytes += HEADER_LEN + len;
-        codec.put_header(frame.id, len, &mut self.queued.tail);
-        if len < SHARE_FROM {
-            self.queued.tail.extend_from_slice(&frame.payload);
-            self.queued.tail_frames += 1;
-        } else {
-            self.queued.push_shared(frame.payload);
-        }
+        self.bytes += HEADER_LEN + frame.payload.len();
+        self.queued.push(codec, frame);
     }
 
     pub(crate) fn push_encoded(&mut self, encoded: &Encoded) {
@@ -97,19 +90,15 @@ impl Outbox {
         self.bytes -= bytes;
     }
 
-    /// `bytes` of an encoded frame that the writer holds without having queued it here.
-    pub(crate) fn adopt(&mut self, bytes: usize) {
-        self.frames += 1;
+    /// Counts what the writer holds without having taken it from here.
+    pub(crate) fn adopt(&mut self, frames: usize, bytes: usize) {
+        self.frames += frames;
         self.bytes += bytes;
     }
 
     /// Lends a buffer to encode into, unless there is one.
-    pub(crate) fn lend(&mut self, pool: &mut Vec<BytesMut>) {
-        if self.queued.tail.capacity() == 0
-            && let Some(buffer) = pool.pop()
-        {
-            self.queued.tail = buffer;
-        }
+    pub(crate) fn lend(&mut self, buffer: impl FnOnce() -> Option<BytesMut>) {
+        self.queued.lend(buffer);
     }
 
     /// Takes the buffer of an empty queue away, so that an idle connection holds none.
@@ -151,6 +140,34 @@ impl Batch {
     pub(crate) fn rest_of(encoded: &Encoded, written: usize) -> Self {
         let segment = Segment { bytes: encoded.bytes().clone(), frames: 1, shared: true };
         Self { segments: VecDeque::from([segment]), written, ..Self::default() }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: Frame) {
+        let len = frame.payload.len();
+        codec.put_header(frame.id, len, &mut self.tail);
+        if len < SHARE_FROM {
+            self.tail.extend_from_slice(&frame.payload);
+            self.tail_frames += 1;
+        } else {
+            self.push_shared(frame.payload);
+        }
+    }
+
+    /// Lends a buffer to encode into, unless there is one.
+    pub(crate) fn lend(&mut self, buffer: impl FnOnce() -> Option<BytesMut>) {
+        if self.tail.capacity() == 0
+            && let Some(buffer) = buffer()
+        {
+            self.tail = buffer;
+        }
+    }
+
+    /// How many frames and bytes are in it.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let frames: usize = self.segments.iter().map(|segment| segment.frames).sum();
+        let bytes: usize = self.segments.iter().map(|segment| segment.bytes.len()).sum();
+        (frames + self.tail_frames, bytes + self.tail.len() - self.written)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     worker: AtomicUsize,
     /// Whether `closing` is set, to be asked without the lock.
     ending: AtomicBool,
+    /// Whether the outbox has frames that the writer has not taken, to be asked without the lock.
+    queued: AtomicBool,
     /// Whether a socket stands behind this handle whose end will deregister it.
     attached: AtomicBool,
     /// Tasks in `push_when_room`; notified by the connection's writer.
@@ -131,10 +133,21 @@ impl Shared {
             properties: Properties::default(),
             worker: AtomicUsize::new(0),
             ending: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             room: Notify::const_new(),
             state: Mutex::default(),
         }
+    }
+
+    /// Puts something into the outbox and has the actor woken.
+    #[inline]
+    fn queue(&self, mut state: MutexGuard<'_, State>, put: impl FnOnce(&mut Outbox)) {
+        put(&mut state.outbox);
+        self.queued.store(true, Ordering::Relaxed);
+        let waker = state.schedule();
+        drop(state);
+        wake(waker);
     }
 
     /// Accepts a frame if there is room for it.
@@ -148,14 +161,11 @@ impl Shared {
         if u32::try_from(frame.payload.len()).is_err() {
             return Err(SendError::TooLarge(frame));
         }
-        let mut state = self.lock();
+        let state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
-        state.outbox.push(&self.limits.codec, frame);
-        let waker = state.schedule();
-        drop(state);
-        wake(waker);
+        self.queue(state, |outbox| outbox.push(&self.limits.codec, frame));
         Ok(())
     }
 
@@ -172,10 +182,7 @@ impl Shared {
             state.awaited |= wait;
             return Err(SendError::Full(frame));
         }
-        state.outbox.push(&self.limits.codec, frame);
-        let waker = state.schedule();
-        drop(state);
-        wake(waker);
+        self.queue(state, |outbox| outbox.push(&self.limits.codec, frame));
         Ok(())
     }
 
@@ -199,17 +206,14 @@ impl Shared {
     }
 
     pub(crate) fn push_encoded(&self, encoded: &Encoded) -> Pushed {
-        let mut state = self.lock();
+        let state = self.lock();
         if !state.accepts() {
             return Pushed::Closed;
         }
         if !self.has_room(&state.outbox, encoded.bytes().len()) {
             return Pushed::Refused;
         }
-        state.outbox.push_encoded(encoded);
-        let waker = state.schedule();
-        drop(state);
-        wake(waker);
+        self.queue(state, |outbox| outbox.push_encoded(encoded));
         Pushed::Accepted
     }
 
@@ -289,13 +293,17 @@ impl Shared {
 /// For the connection's actor: its own thread alone.
 impl Shared {
     /// Begins a turn: from now on nobody wakes the actor, since it looks again before it rests.
-    pub(crate) fn begin_turn(&self, waker: &Waker, pool: &mut Vec<BytesMut>) -> Option<Ending> {
+    pub(crate) fn begin_turn(
+        &self,
+        waker: &Waker,
+        buffer: impl FnOnce() -> Option<BytesMut>,
+    ) -> Option<Ending> {
         let mut state = self.lock();
         state.scheduled = true;
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
-        state.outbox.lend(pool);
+        state.outbox.lend(buffer);
         state.ending()
     }
 
@@ -327,9 +335,21 @@ impl Shared {
         allowed.saturating_sub(self.window.in_flight())
     }
 
-    /// Reports what the kernel took of the batch before, and takes the next one.
+    /// Moves all that is queued into `batch`, which is empty; false if nothing is queued.
     pub(crate) fn next_batch(&self, batch: &mut Batch) -> bool {
-        self.lock().outbox.take(batch)
+        if !self.has_queued() {
+            return false;
+        }
+        let mut state = self.lock();
+        self.queued.store(false, Ordering::Relaxed);
+        state.outbox.take(batch)
+    }
+
+    /// Whether the outbox has frames that the writer has not taken. What this thread has queued is
+    /// always seen; what another thread queues now is seen at the end of the turn.
+    #[inline]
+    pub(crate) fn has_queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed)
     }
 
     /// The kernel took `bytes`, which completed `frames`.
@@ -353,10 +373,10 @@ impl Shared {
         state.accepts() && state.outbox.frames() == 0
     }
 
-    /// The writer holds the unwritten rest of an encoded frame: `bytes` of it.
-    pub(crate) fn adopt(&self, bytes: usize) {
+    /// The writer holds frames that did not come by way of the outbox, and could not be written.
+    pub(crate) fn adopt(&self, frames: usize, bytes: usize) {
         let mut state = self.lock();
-        state.outbox.adopt(bytes);
+        state.outbox.adopt(frames, bytes);
         let waker = state.schedule();
         drop(state);
         wake(waker);

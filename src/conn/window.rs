@@ -1,59 +1,100 @@
 //! How many of a connection's messages are with their handlers.
 
-use std::sync::atomic::{
-    AtomicU32,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::cell::Cell;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 /// The in-flight window: entered by the connection's reader, left by each `Inbound` when it is
 /// dropped, on whichever thread that happens.
 ///
-/// The two counters talk across threads, each side writing its own before it reads the other's
-/// (the reader arms, then looks; a leaver counts down, then looks), so sequential consistency is
-/// what keeps a wake-up from being lost between them.
+/// Most messages are handled on the thread of their connection, its *home*. What the home counts
+/// has no other writer, so it needs no atomic read-modify-write, which would cost as much as the
+/// rest of the delivery. Counters wrap around; only their differences mean something.
+///
+/// No wake-up is lost between the reader, which arms `awaited` and then counts, and a leaver, who
+/// counts itself out and then looks at `awaited`: a fence stands between the two steps on each
+/// side, so at least one of them sees the other.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    in_flight: AtomicU32,
-    /// The reader waits for fewer than this many in flight; 0 when it does not wait.
+    /// The thread that enters; 0 before there is one.
+    home: AtomicU64,
+    /// How many entered; written by the home.
+    entered: AtomicU32,
+    /// How many left at home; written by the home.
+    left: AtomicU32,
+    /// How many left on other threads.
+    left_elsewhere: AtomicU32,
+    /// The reader waits for fewer than this many in flight; 0 when it does not wait. Written by
+    /// the home.
     awaited: AtomicU32,
 }
 
 impl Window {
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(SeqCst)
+    /// Makes the current thread the home.
+    pub(crate) fn settle(&self) {
+        self.home.store(current_thread(), Relaxed);
     }
 
+    pub(crate) fn in_flight(&self) -> u32 {
+        let left = self.left.load(Relaxed).wrapping_add(self.left_elsewhere.load(Relaxed));
+        self.entered.load(Relaxed).wrapping_sub(left)
+    }
+
+    /// Takes `n` places. At home only.
     #[inline]
     pub(crate) fn enter(&self, n: u32) {
-        self.in_flight.fetch_add(n, SeqCst);
+        self.entered.store(self.entered.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
     /// Gives `n` places back. True if the reader waits for that.
     #[inline]
     #[must_use = "the reader must be woken"]
     pub(crate) fn leave(&self, n: u32) -> bool {
-        let left = self.in_flight.fetch_sub(n, SeqCst) - n;
-        left < self.awaited.load(SeqCst)
-    }
-
-    /// Asks to be told when fewer than `n` are in flight; true if that is so already.
-    #[must_use = "nobody wakes a reader whose wish is already true"]
-    pub(crate) fn wait_below(&self, n: u32) -> bool {
-        self.awaited.store(n, SeqCst);
-        self.in_flight.load(SeqCst) < n
-    }
-
-    /// Whether what the reader waits for has come about.
-    pub(crate) fn is_awaited_and_free(&self) -> bool {
-        self.in_flight.load(SeqCst) < self.awaited.load(SeqCst)
-    }
-
-    /// The reader waits no longer.
-    #[inline]
-    pub(crate) fn disarm(&self) {
-        // Relaxed: a leaver that still sees the old value wakes a reader that is awake.
-        if self.awaited.load(Relaxed) != 0 {
-            self.awaited.store(0, Relaxed);
+        if self.home.load(Relaxed) == current_thread() {
+            self.left.store(self.left.load(Relaxed).wrapping_add(n), Relaxed);
+            self.is_awaited_and_free()
+        } else {
+            self.left_elsewhere.fetch_add(n, Relaxed);
+            self.counts_below_awaited()
         }
     }
+
+    /// Asks to be told when fewer than `n` are in flight; true if that is so already. At home only.
+    #[must_use = "nobody wakes a reader whose wish is already true"]
+    pub(crate) fn wait_below(&self, n: u32) -> bool {
+        self.awaited.store(n, Relaxed);
+        self.is_awaited_and_free()
+    }
+
+    /// Whether what the reader waits for has come about. At home only.
+    #[inline]
+    pub(crate) fn is_awaited_and_free(&self) -> bool {
+        // The home's own store: it needs no fence to see that nobody waits.
+        self.awaited.load(Relaxed) != 0 && self.counts_below_awaited()
+    }
+
+    fn counts_below_awaited(&self) -> bool {
+        fence(SeqCst);
+        let awaited = self.awaited.load(Relaxed);
+        awaited != 0 && self.in_flight() < awaited
+    }
+
+    /// The reader waits no longer. At home only.
+    #[inline]
+    pub(crate) fn disarm(&self) {
+        self.awaited.store(0, Relaxed);
+    }
+}
+
+/// A number for this thread that no other thread of the process has or will have.
+#[inline]
+fn current_thread() -> u64 {
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(0) });
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NUMBER.get();
+    if number != 0 {
+        return number;
+    }
+    NUMBER.set(NEXT.fetch_add(1, Relaxed));
+    NUMBER.get()
 }

@@ -44,7 +44,7 @@ pub(crate) struct Input {
 pub(crate) enum Progress {
     /// Waits for the socket, a handler, the window, or its next turn.
     Waits,
-    /// Waits for room in the outbox.
+    /// Waits for frames to be written: the outbox is full, or enough answers are ready.
     OutboxFull,
     /// The connection ends: nothing is left to hand out, and everything is handled.
     Done,
@@ -142,7 +142,11 @@ impl Input {
             self.granted -= 1;
             match current.route.deliver(Inbound::new(frame, conn.clone()), conn, cx) {
                 Delivered::Done(None) | Delivered::Handed => {}
-                Delivered::Done(Some(reply)) => conn.reply(reply),
+                Delivered::Done(Some(reply)) => {
+                    if link.reply(reply, local) {
+                        return Progress::OutboxFull;
+                    }
+                }
                 Delivered::Suspended(call) => {
                     self.running = Some((id, call));
                     return Progress::Waits;

@@ -7,15 +7,24 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 
+use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
-use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed, Shared};
+use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed};
+use crate::frame::Frame;
 use crate::transport::Transport;
 
 /// What of a peer's last bytes is read away before the socket is closed: closing with unread
 /// input makes TCP reset the connection, which can cost the peer answers it has not read yet.
 const LAST_READS: usize = 4;
+
+/// Answers up to this size are written with the others of their turn; larger ones are shared with
+/// the outbox instead of copied.
+const SMALL: usize = 4096;
+
+/// So many bytes of answers are written before more messages are handled.
+const FLUSH_FROM: usize = 64 * 1024;
 
 /// A connection as its worker sees it.
 #[derive(Debug)]
@@ -28,11 +37,14 @@ struct Io {
     transport: Option<Box<dyn Transport>>,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
+    /// The batch did not come from the outbox, whose counts do not include it. It is either
+    /// written at once or counted there.
+    direct: bool,
 }
 
 impl Link {
     pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
-        let io = Io { transport: Some(transport), batch: Batch::default() };
+        let io = Io { transport: Some(transport), batch: Batch::default(), direct: false };
         Self { conn, io: RefCell::new(io) }
     }
 
@@ -55,14 +67,45 @@ impl Link {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Io { transport, batch } = &mut *self.io.borrow_mut();
+        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(())) };
         let shared = self.conn.shared();
         while !batch.is_empty() || shared.next_batch(batch) {
-            ready!(poll_write(transport, batch, shared, cx))?;
+            let wrote = poll_write(transport, batch, cx);
+            let frames = match wrote {
+                Poll::Ready(Ok(n)) => batch.advance(n),
+                _ => 0,
+            };
+            if std::mem::take(direct) {
+                if !batch.is_empty() {
+                    let (frames, bytes) = batch.size();
+                    shared.adopt(frames, bytes);
+                }
+            } else if let Poll::Ready(Ok(n)) = wrote {
+                shared.written(frames, n);
+            }
+            ready!(wrote)?;
             *progress = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Accepts the answer of a route function, in the turn that ends with a flush. It need not
+    /// pass the outbox, and its lock, unless something is queued there before it. True if enough
+    /// answers wait to be worth a system call of their own.
+    #[inline]
+    pub(crate) fn reply(&self, frame: Frame, local: &Local) -> bool {
+        let shared = self.conn.shared();
+        let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
+        let next = *direct || batch.is_empty();
+        if !next || shared.has_queued() || shared.is_ending() || frame.payload.len() > SMALL {
+            self.conn.reply(frame);
+            return false;
+        }
+        *direct = true;
+        batch.lend(|| local.spare_buffer());
+        batch.push(&shared.limits.codec, frame);
+        batch.size().1 >= FLUSH_FROM
     }
 
     /// Takes the writer's spare buffer away, if it writes nothing.
@@ -76,7 +119,7 @@ impl Link {
     pub(crate) fn send_encoded(&self, encoded: &Encoded) -> Pushed {
         let shared = self.conn.shared();
         let Ok(mut io) = self.io.try_borrow_mut() else { return shared.push_encoded(encoded) };
-        let Io { transport: Some(transport), batch } = &mut *io else { return Pushed::Closed };
+        let Io { transport: Some(transport), batch, .. } = &mut *io else { return Pushed::Closed };
         if !batch.is_empty() || !shared.is_clear() {
             return shared.push_encoded(encoded);
         }
@@ -86,7 +129,7 @@ impl Link {
             Poll::Ready(Ok(n)) if n == encoded.bytes().len() => {}
             Poll::Ready(Ok(n)) => {
                 *batch = Batch::rest_of(encoded, n);
-                shared.adopt(encoded.bytes().len() - n);
+                shared.adopt(1, encoded.bytes().len() - n);
             }
             Poll::Pending => return shared.push_encoded(encoded),
             // The connection meets the error when it writes.
@@ -106,7 +149,7 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self, pool: &ReadPool) -> Cut {
-        let Io { transport, batch } = &mut *self.io.borrow_mut();
+        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
         if let Some(mut transport) = transport.take() {
             let mut nobody = Context::from_waker(Waker::noop());
             let mut last = Reader::default();
@@ -118,19 +161,22 @@ impl Link {
                 }
             }
         }
+        if std::mem::take(direct) {
+            let (frames, bytes) = batch.size();
+            self.conn.shared().adopt(frames, bytes);
+        }
         let cut = self.conn.shared().cut(batch);
         *batch = Batch::default();
         cut
     }
 }
 
-/// One system call for as much of `batch` as it takes.
+/// One system call for as much of `batch` as it takes. Answers how many bytes that was.
 fn poll_write(
     transport: &mut Box<dyn Transport>,
-    batch: &mut Batch,
-    shared: &Shared,
+    batch: &Batch,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
+) -> Poll<io::Result<usize>> {
     let n = match batch.contiguous() {
         Some(bytes) => ready!(Pin::new(transport).poll_write(cx, bytes))?,
         None => {
@@ -142,9 +188,7 @@ fn poll_write(
     if n == 0 {
         return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
     }
-    let frames = batch.advance(n);
-    shared.written(frames, n);
-    Poll::Ready(Ok(()))
+    Poll::Ready(Ok(n))
 }
 
 impl std::fmt::Debug for Io {

@@ -30,9 +30,9 @@ impl Local {
         Self { hooks, ..Self::default() }
     }
 
-    /// Runs `f` with the buffers that connections encode into.
-    pub(crate) fn with_write_pool<R>(&self, f: impl FnOnce(&mut Vec<BytesMut>) -> R) -> R {
-        f(&mut self.write_pool.borrow_mut())
+    /// A buffer to encode into, if one is left from another connection.
+    pub(crate) fn spare_buffer(&self) -> Option<BytesMut> {
+        self.write_pool.borrow_mut().pop()
     }
 
     /// Keeps an empty buffer for the next connection that writes.
