@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 const MESSAGES: u32 = 1024;
 const TIME: Duration = Duration::from_micros(500);
 
-/// How many messages are handled between two looks at the clock, which cost about as much as
-/// handling a small one.
-const PER_LOOK: u32 = 8;
+/// So many messages are handled between two looks at the clock at most. A look costs about as much
+/// as handling a small message.
+const LONGEST_STRIDE: u32 = 64;
 
 /// One turn of a task. A task that never yields starves its thread: actix drains a mailbox, and
 /// tokio polls a ready future, without a budget.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     messages: u32,
-    since: Option<Instant>,
+    next_look: u32,
+    /// When the clock was first looked at, and how often it is now: ever less, as long as little
+    /// time passes in between, so that slow handlers are found out early and fast ones pay little.
+    clock: Option<(Instant, u32)>,
     over: bool,
 }
 
@@ -24,7 +27,7 @@ impl Turn {
     #[inline]
     pub(crate) fn spend(&mut self) -> bool {
         self.messages += 1;
-        if self.messages % PER_LOOK == 1 {
+        if self.messages > self.next_look {
             self.look();
         }
         self.over
@@ -36,9 +39,41 @@ impl Turn {
     }
 
     fn look(&mut self) {
-        match self.since {
-            None => self.since = Some(Instant::now()),
-            Some(since) => self.over = self.messages > MESSAGES || since.elapsed() > TIME,
-        }
+        let stride = match self.clock {
+            // A turn of one message never looks.
+            None if self.messages == 1 => 0,
+            None => {
+                self.clock = Some((Instant::now(), 1));
+                1
+            }
+            Some((since, stride)) => {
+                let elapsed = since.elapsed();
+                self.over = self.messages >= MESSAGES || elapsed >= TIME;
+                let fast = elapsed / self.messages * stride * 8 < TIME;
+                let stride = if fast { (stride * 2).min(LONGEST_STRIDE) } else { 1 };
+                self.clock = Some((since, stride));
+                stride
+            }
+        };
+        self.next_look = self.messages + stride;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_of_slow_messages_ends_by_time_and_one_of_fast_messages_by_number() {
+        let mut turn = Turn::default();
+        let slow = (1..).find(|_| {
+            std::thread::sleep(TIME / 4);
+            turn.spend()
+        });
+        assert!(slow < Some(16), "{slow:?} slow messages");
+
+        let mut turn = Turn::default();
+        let fast = (1..=2 * MESSAGES).find(|_| turn.spend());
+        assert!(fast.is_some(), "a turn without end");
     }
 }

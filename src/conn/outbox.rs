@@ -12,6 +12,9 @@ use crate::frame::Frame;
 /// header, which costs less than a slice of their own in the system call.
 const SHARE_FROM: usize = 4096;
 
+/// What is allocated for frames that are only expected.
+const EXPECTED: usize = 16 * 1024;
+
 /// How many slices one vectored write takes.
 pub(crate) const MAX_SLICES: usize = 64;
 
@@ -99,6 +102,12 @@ impl Outbox {
     /// Lends a buffer to encode into, unless there is one.
     pub(crate) fn lend(&mut self, buffer: impl FnOnce() -> Option<BytesMut>) {
         self.queued.lend(buffer);
+    }
+
+    /// Expects about `n` frames like this one: one allocation for all of them.
+    pub(crate) fn expect(&mut self, n: u32, payload_len: usize) {
+        let wanted = (n as usize).saturating_mul(HEADER_LEN + payload_len).min(EXPECTED);
+        self.queued.lend(|| Some(BytesMut::with_capacity(wanted)));
     }
 
     /// Takes the buffer of an empty queue away, so that an idle connection holds none.

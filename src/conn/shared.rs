@@ -165,7 +165,11 @@ impl Shared {
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
-        self.queue(state, |outbox| outbox.push(&self.limits.codec, frame));
+        self.queue(state, |outbox| {
+            // The other messages in flight are likely to be answered, too, before this is written.
+            outbox.expect(self.window.in_flight(), frame.payload.len());
+            outbox.push(&self.limits.codec, frame);
+        });
         Ok(())
     }
 
