@@ -24,8 +24,8 @@ const LEAST_ROOM: usize = 16 * 1024;
 pub(crate) struct ReadPool(RefCell<Option<BytesMut>>);
 
 impl ReadPool {
-    fn take(&self) -> BytesMut {
-        self.0.take().unwrap_or_default()
+    fn take(&self) -> Option<BytesMut> {
+        self.0.take()
     }
 
     fn give(&self, mut buffer: BytesMut) {
@@ -60,14 +60,14 @@ impl Reader {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.buffer.len() < LEAST_ROOM {
-            let mut chunk = pool.take();
-            if chunk.capacity() < LEAST_ROOM + self.buffer.len() {
-                chunk.reserve(CHUNK);
-            }
+        if self.buffer.capacity() < LEAST_ROOM
+            && let Some(mut chunk) = pool.take()
+        {
             chunk.extend_from_slice(&self.buffer);
             self.buffer = chunk;
-        } else if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
+        }
+        if self.buffer.capacity() - self.buffer.len() < LEAST_ROOM {
+            // Allocates only if payloads cut from this buffer are still in use.
             self.buffer.reserve(self.buffer.len().max(CHUNK));
         }
         poll_read_buf(Pin::new(transport), cx, &mut self.buffer)

@@ -1,0 +1,213 @@
+//! The parts of a message's way, one by one. Read the figures against each other and against
+//! another commit's on the same machine, never as absolute times: see `docs/performance.md`.
+
+#![allow(missing_docs, clippy::unwrap_used)] // the macros make items without documentation
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr, Context, Handler, Message, System};
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tokio_util::codec::Encoder;
+use zinxide::conn_manager::{Add, Broadcast, Get, Remove};
+use zinxide::testing::{accepted, conn};
+use zinxide::{ConnId, ConnManager, Frame, FrameCodec, Settings, WireFormat};
+
+const SIZES: [usize; 4] = [16, 256, 4096, 65_536];
+
+fn codec(c: &mut Criterion) {
+    let mut group = c.benchmark_group("codec");
+    for size in SIZES {
+        let mut codec = FrameCodec::new(WireFormat::LtvLe, u32::MAX);
+        let frame = Frame::new(1, vec![0; size]);
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(BenchmarkId::new("encode", size), |b| {
+            let mut bytes = BytesMut::with_capacity(size + 8);
+            b.iter(|| {
+                bytes.clear();
+                codec.encode(black_box(frame.clone()), &mut bytes).unwrap();
+            });
+        });
+        let mut encoded = BytesMut::new();
+        codec.encode(frame.clone(), &mut encoded).unwrap();
+        group.bench_function(BenchmarkId::new("decode", size), |b| {
+            let mut bytes = BytesMut::with_capacity(size + 8);
+            b.iter(|| {
+                bytes.reserve(size + 8);
+                bytes.extend_from_slice(&encoded);
+                black_box(codec.next_frame(&mut bytes).unwrap())
+            });
+        });
+    }
+    group.finish();
+}
+
+/// What a message through an actix mailbox on the same arbiter costs: what handler actors are
+/// spared.
+fn mailbox(c: &mut Criterion) {
+    struct Sink;
+    impl Actor for Sink {
+        type Context = Context<Self>;
+    }
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Post(#[allow(dead_code)] Bytes);
+    impl Handler<Post> for Sink {
+        type Result = ();
+        fn handle(&mut self, post: Post, _: &mut Context<Self>) {
+            black_box(post);
+        }
+    }
+    let system = System::new();
+    let sink = system.block_on(async { Sink.start() });
+    let mut group = c.benchmark_group("mailbox");
+    group.bench_function("do_send, in batches of 64", |b| {
+        b.iter_custom(|n| {
+            timed(&system, async {
+                for _ in 0..n.div_ceil(64) {
+                    for _ in 0..63 {
+                        sink.do_send(Post(Bytes::from_static(b"x")));
+                    }
+                    sink.send(Post(Bytes::from_static(b"x"))).await.unwrap();
+                }
+            })
+        });
+    });
+    group.bench_function("ask", |b| {
+        b.iter_custom(|n| {
+            timed(&system, async {
+                for _ in 0..n {
+                    sink.send(Post(Bytes::from_static(b"x"))).await.unwrap();
+                }
+            })
+        });
+    });
+    group.finish();
+}
+
+fn outbox(c: &mut Criterion) {
+    let mut group = c.benchmark_group("outbox");
+    for size in SIZES {
+        let conn = conn(1, &roomy());
+        let payload = Bytes::from(vec![0; size]);
+        group.bench_function(BenchmarkId::new("send_buffered", size), |b| {
+            b.iter_custom(|n| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..n.div_ceil(64) {
+                    let begun = Instant::now();
+                    for _ in 0..64 {
+                        conn.send_buffered(1, payload.clone()).unwrap();
+                    }
+                    taken += begun.elapsed();
+                    // What the writer would do.
+                    black_box(accepted(&conn));
+                }
+                taken
+            });
+        });
+    }
+    group.finish();
+}
+
+fn broadcast(c: &mut Criterion) {
+    let system = System::new();
+    let mut group = c.benchmark_group("broadcast");
+    for receivers in [10, 100, 1000, 10_000] {
+        let conns: Vec<_> = (1..=receivers).map(|id| conn(id, &roomy())).collect();
+        let manager = system.block_on(async {
+            let manager = ConnManager::new(&roomy()).start();
+            for conn in &conns {
+                manager.send(Add(conn.clone())).await.unwrap().unwrap();
+            }
+            manager
+        });
+        group.throughput(Throughput::Elements(receivers));
+        group.bench_function(BenchmarkId::new("to outboxes", receivers), |b| {
+            b.iter_custom(|n| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..n {
+                    let frame = Frame::new(2, &[0; 64][..]);
+                    taken += timed(&system, async {
+                        manager.send(Broadcast(frame)).await.unwrap();
+                    });
+                    conns.iter().for_each(|conn| drop(accepted(conn)));
+                }
+                taken
+            });
+        });
+    }
+    group.finish();
+}
+
+fn conn_manager(c: &mut Criterion) {
+    let system = System::new();
+    let mut group = c.benchmark_group("conn_manager");
+    for entries in [100, 100_000] {
+        let (manager, table) = system.block_on(filled(entries));
+        group.bench_function(BenchmarkId::new("Get, asked", entries), |b| {
+            b.iter_custom(|n| {
+                timed(&system, async {
+                    for i in 0..n {
+                        manager.send(Get(i % entries + 1)).await.unwrap().unwrap();
+                    }
+                })
+            });
+        });
+        group.bench_function(BenchmarkId::new("get, from the table", entries), |b| {
+            let mut ids = (1..=entries).cycle();
+            b.iter(|| black_box(table.get(ids.next().unwrap())));
+        });
+        let extra = conn(entries + 1, &roomy());
+        group.bench_function(BenchmarkId::new("Add and Remove", entries), |b| {
+            b.iter_custom(|n| {
+                let mut id: ConnId = extra.id();
+                timed(&system, async {
+                    for _ in 0..n {
+                        id += 1;
+                        manager.send(Add(conn(id, &roomy()))).await.unwrap().unwrap();
+                        manager.send(Remove(id)).await.unwrap().unwrap();
+                    }
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+async fn filled(entries: ConnId) -> (Addr<ConnManager>, zinxide::Connections) {
+    let manager = ConnManager::new(&roomy());
+    let table = manager.connections();
+    let manager = manager.start();
+    for id in 1..=entries {
+        manager.send(Add(conn(id, &roomy()))).await.unwrap().unwrap();
+    }
+    (manager, table)
+}
+
+/// Settings that refuse nothing.
+fn roomy() -> Settings {
+    let mut settings = Settings::default();
+    settings.max_conn = usize::MAX;
+    settings.max_msg_chan_len = usize::MAX;
+    settings.max_msg_chan_bytes = usize::MAX;
+    settings
+}
+
+fn timed(system: &actix::SystemRunner, work: impl Future<Output = ()>) -> Duration {
+    system.block_on(async {
+        let begun = Instant::now();
+        work.await;
+        begun.elapsed()
+    })
+}
+
+criterion_group! {
+    name = parts;
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(1));
+    targets = codec, mailbox, outbox, broadcast, conn_manager
+}
+criterion_main!(parts);

@@ -1,0 +1,86 @@
+//! Heap allocations per message: a change that makes the path of a message slower is seen here
+//! without asking a clock.
+//!
+//! One test only, because the allocator counts what the whole process does.
+
+#![allow(clippy::unwrap_used)] // a client in a function of its own
+
+use std::alloc::System;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use actix::{Actor, Context, Handler};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use zinxide::testing::{TestServer, settings};
+use zinxide::{Inbound, Server};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const BY_FUNCTION: u32 = 1;
+const BY_ACTOR: u32 = 2;
+
+/// Messages written at once, and how often.
+const DEPTH: usize = 64;
+const ROUNDS: usize = 500;
+const FRAME: usize = 8 + 64;
+
+struct Echo;
+
+impl Actor for Echo {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for Echo {
+    type Result = ();
+
+    fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
+        let payload = msg.take_payload();
+        msg.reply(BY_ACTOR, payload);
+    }
+}
+
+/// A client that allocates nothing once it runs. Answers allocations per message.
+fn allocations_per_message(addr: SocketAddr, id: u32) -> f64 {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut frame = [b'x'; FRAME];
+    frame[..4].copy_from_slice(&64_u32.to_le_bytes());
+    frame[4..8].copy_from_slice(&id.to_le_bytes());
+    let request = frame.repeat(DEPTH);
+    let mut answer = vec![0; request.len()];
+    let mut exchange = |rounds| {
+        for _ in 0..rounds {
+            stream.write_all(&request).unwrap();
+            stream.read_exact(&mut answer).unwrap();
+            assert!(answer == request, "not an echo");
+        }
+    };
+    exchange(50);
+    let region = Region::new(ALLOCATOR);
+    exchange(ROUNDS);
+    let change = region.change();
+    (change.allocations + change.reallocations) as f64 / (ROUNDS * DEPTH) as f64
+}
+
+#[actix::test]
+async fn a_message_costs_a_function_no_allocation_and_an_actor_a_share_of_its_batch() {
+    let mut settings = settings();
+    settings.worker_pool_size = 1;
+    let server = Server::new(settings)
+        .route_fn(BY_FUNCTION, async |mut msg: Inbound| (BY_FUNCTION, msg.take_payload()))
+        .route(BY_ACTOR, || Echo);
+    let server = TestServer::start(server).await;
+    let addr = server.addr();
+    let measure = move |id| tokio::task::spawn_blocking(move || allocations_per_message(addr, id));
+
+    // Payloads are cut from a read buffer of 64 KiB that is used again when they are dropped.
+    let function = measure(BY_FUNCTION).await.unwrap();
+    assert!(function < 0.001, "{function} allocations a message with a route function");
+
+    // The outbox of a connection that answers between two turns of its own is allocated for each
+    // batch, not for each message.
+    let actor = measure(BY_ACTOR).await.unwrap();
+    assert!(actor < 4.0 / DEPTH as f64, "{actor} allocations a message with a handler actor");
+    server.stop().await.unwrap();
+}
