@@ -129,7 +129,7 @@ fn broadcast(c: &mut Criterion) {
                 for _ in 0..n {
                     let frame = Frame::new(2, &[0; 64][..]);
                     taken += timed(&system, async {
-                        manager.send(Broadcast(frame)).await.unwrap();
+                        manager.send(Broadcast(frame)).await.unwrap().unwrap();
                     });
                     conns.iter().for_each(|conn| drop(accepted(conn)));
                 }
@@ -187,11 +187,12 @@ async fn filled(entries: ConnId) -> (Addr<ConnManager>, zinxide::Connections) {
 
 /// Settings that refuse nothing.
 fn roomy() -> Settings {
-    let mut settings = Settings::default();
-    settings.max_conn = usize::MAX;
-    settings.max_msg_chan_len = usize::MAX;
-    settings.max_msg_chan_bytes = usize::MAX;
-    settings
+    Settings {
+        max_conn: usize::MAX,
+        max_msg_chan_len: usize::MAX,
+        max_msg_chan_bytes: usize::MAX,
+        ..Settings::default()
+    }
 }
 
 fn timed(system: &actix::SystemRunner, work: impl Future<Output = ()>) -> Duration {

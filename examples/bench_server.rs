@@ -1,10 +1,8 @@
 //! A server to be measured: message 1 is echoed, message 2 goes to every connection.
 
-use std::sync::OnceLock;
-
 use actix::{Actor, ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture};
 use clap::{Parser, ValueEnum};
-use zinxide::{Frame, Inbound, Server, ServerHandle, Settings, WireFormat};
+use zinxide::{Frame, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
 
 const ECHO: u32 = 1;
 const BROADCAST: u32 = 2;
@@ -50,7 +48,7 @@ impl Handler<Inbound> for Echo {
     }
 }
 
-struct ToAll(&'static OnceLock<ServerHandle>);
+struct ToAll(ServerHandle);
 
 impl Actor for ToAll {
     type Context = Context<Self>;
@@ -60,13 +58,14 @@ impl Handler<Inbound> for ToAll {
     type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(to_all(self.0, msg).into_actor(self).map(|(), _, _| ()))
+        Box::pin(to_all(self.0.clone(), msg).into_actor(self).map(|(), _, _| ()))
     }
 }
 
-async fn to_all(handle: &OnceLock<ServerHandle>, msg: Inbound) {
-    if let Some(handle) = handle.get() {
-        handle.broadcast(Frame::new(BROADCAST, msg.payload().clone())).await;
+async fn to_all(server: ServerHandle, mut msg: Inbound) {
+    let frame = Frame::new(BROADCAST, msg.take_payload());
+    if let Err(error) = server.broadcast(frame).await {
+        log::error!("{}: {error}", msg.conn());
     }
 }
 
@@ -77,26 +76,31 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // As many descriptors as the system gives; a server that has fewer says so when it runs out.
     rlimit::increase_nofile_limit(u64::MAX)?;
 
-    let mut settings = Settings::default();
-    settings.tcp_port = port;
-    settings.worker_pool_size = workers;
-    settings.max_conn = 200_000;
-    settings.max_packet_size = 64 * 1024;
-    settings.wire_format = match wire {
-        Wire::LtvLe => WireFormat::LtvLe,
-        Wire::TlvBe => WireFormat::TlvBe,
+    let settings = Settings {
+        tcp_port: port,
+        worker_pool_size: workers,
+        max_conn: 200_000,
+        max_packet_size: 64 * 1024,
+        wire_format: match wire {
+            Wire::LtvLe => WireFormat::LtvLe,
+            Wire::TlvBe => WireFormat::TlvBe,
+        },
+        ..Settings::default()
     };
 
-    static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
     let server = Server::new(settings);
     let server = match route {
         Kind::Fn => server
             .route_fn(ECHO, async |mut msg: Inbound| (ECHO, msg.take_payload()))
-            .route_fn(BROADCAST, async |msg: Inbound| to_all(&HANDLE, msg).await),
-        Kind::Actor => server.route(ECHO, || Echo).route(BROADCAST, || ToAll(&HANDLE)),
+            .route_with(BROADCAST, |server| {
+                let server = server.clone();
+                Route::function(move |msg| to_all(server.clone(), msg))
+            }),
+        Kind::Actor => server.route(ECHO, || Echo).route_with(BROADCAST, |server| {
+            let server = server.clone();
+            Route::actor(move || ToAll(server.clone()))
+        }),
     };
-    let server = server.bind().await?;
-    HANDLE.get_or_init(|| server.handle());
     server.serve().await?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, Pushed, Slow};
+use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, Pushed, SendError, Slow};
 use crate::event;
 use crate::frame::Frame;
 use crate::settings::Settings;
@@ -99,12 +99,12 @@ pub struct Ids;
 pub struct ClearConn;
 
 /// Sends a frame to all connections, encoded once. Answered when it is in every outbox, with what
-/// became of it.
+/// became of it; with [`SendError::TooLarge`] if there is no outbox that could ever take it.
 ///
 /// A connection whose outbox has no room for it is closed as
 /// [`SlowConsumer`](CloseReason::SlowConsumer): it would miss a message without knowing.
 #[derive(Clone, Debug, Message)]
-#[rtype(result = "BroadcastReport")]
+#[rtype(result = "Result<BroadcastReport, SendError>")]
 pub struct Broadcast(pub Frame);
 
 /// What became of a [`Broadcast`].
@@ -313,9 +313,12 @@ impl Handler<Drain> for ConnManager {
 }
 
 impl Handler<Broadcast> for ConnManager {
-    type Result = ResponseFuture<BroadcastReport>;
+    type Result = ResponseFuture<Result<BroadcastReport, SendError>>;
 
     fn handle(&mut self, Broadcast(frame): Broadcast, _: &mut Context<Self>) -> Self::Result {
+        if !self.limits.can_ever_send(&frame) {
+            return Box::pin(async move { Err(SendError::TooLarge(frame)) });
+        }
         let encoded = Encoded::new(&self.limits.codec, &frame);
         let mut report = BroadcastReport::default();
         if self.workers.is_empty() {
@@ -330,7 +333,7 @@ impl Handler<Broadcast> for ConnManager {
                 // A worker that is gone has no connections.
                 report.add(fanout.await.unwrap_or_default());
             }
-            report
+            Ok(report)
         })
     }
 }

@@ -2,17 +2,19 @@
 //!
 //! | event | level | what an operator does about it |
 //! |---|---|---|
-//! | listening, stopped | info | |
+//! | listening, draining, stopped, route added, route removed | info | |
 //! | connection added, removed | info | |
 //! | connection refused | warn | raise `max_conn`, or find out who dials |
 //! | accept failed | error once, then recovered: info | raise the descriptor limit |
 //! | hook called | debug | |
-//! | protocol error, slow consumer, panic, frames cut | warn | look at that client or handler |
+//! | dial gone before it was accepted | debug | |
+//! | connection closed | info; warn for a protocol error, a slow consumer, a handler's fault, frames cut | look at that client or handler |
+//! | handler or hook panicked | error | find the panic above it in the log |
 //! | message without a route | warn once a connection | register the route, or find out who sends it |
 //! | route function answered `Err` | warn | |
 //! | reply to a closed connection | debug | |
 //! | handler actor restarted | error | find the panic above it in the log |
-//! | hook panicked | error | |
+//! | worker stuck | warn | find the handler that blocks its thread |
 //! | drain cut short | warn | raise `drain_deadline_ms`, or find the handler that hangs |
 //!
 //! The log target is `zinxide`. A line that is off costs a comparison and formats nothing.
@@ -67,7 +69,8 @@ counters! {
     replies_dropped,
     /// Messages without a route.
     unrouted,
-    /// Handlers and hooks that panicked.
+    /// Route functions, handler actors and hooks that panicked; shared actors (`route_to`) are
+    /// not the server's to watch.
     panics,
     /// Handler actors that were started again.
     restarts,

@@ -52,12 +52,12 @@ impl Route {
     /// While it waits, its connection neither reads nor handles another message; other connections
     /// go on. If its connection's socket closes meanwhile, it is run to its end all the same, for
     /// as long as the drain deadline.
-    pub fn function<F, Fut>(f: F) -> Self
+    pub fn function<F, R>(f: F) -> Self
     where
-        F: Fn(Inbound) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output: IntoReply> + 'static,
+        F: AsyncFn(Inbound) -> R + Send + Sync + 'static,
+        R: IntoReply + 'static,
     {
-        Self(Arc::new(FnSource(Arc::new(f))))
+        Self(Arc::new(FnSource::new(f)))
     }
 
     /// What kind of route it is, in a word or two.

@@ -39,13 +39,15 @@ const DRAIN_SLACK: Duration = Duration::from_millis(100);
 ///
 /// It needs a running actix [`System`]: `#[actix::main]` or `#[actix::test]`.
 #[must_use = "a server does nothing until it is served"]
-#[derive(Debug)]
 pub struct Server {
     settings: Settings,
-    routes: Vec<(MsgId, Route)>,
+    routes: Vec<(MsgId, RouteMaker)>,
     hooks: Hooks,
     signals: bool,
 }
+
+/// Makes a route when the server that it may want a handle to is there.
+type RouteMaker = Box<dyn FnOnce(&ServerHandle) -> Route>;
 
 /// Why a server did not start, or ended otherwise than by a stop.
 #[derive(Debug, thiserror::Error)]
@@ -105,18 +107,41 @@ impl Server {
 
     /// Messages with this id go to an async function, whose return value is the answer: see
     /// [`Route::function`].
-    pub fn route_fn<F, Fut>(self, id: MsgId, f: F) -> Self
+    pub fn route_fn<F, R>(self, id: MsgId, f: F) -> Self
     where
-        F: Fn(Inbound) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output: IntoReply> + 'static,
+        F: AsyncFn(Inbound) -> R + Send + Sync + 'static,
+        R: IntoReply + 'static,
     {
         self.add_route(id, Route::function(f))
     }
 
     /// Messages with this id take this route. Two routes for one id are an error of
-    /// [`bind`](Self::bind).
-    pub fn add_route(mut self, id: MsgId, route: Route) -> Self {
-        self.routes.push((id, route));
+    /// [`bind`](Self::bind); one route, cloned, may serve several ids, and if it is an actor's, by
+    /// one actor on each worker.
+    pub fn add_route(self, id: MsgId, route: Route) -> Self {
+        self.route_with(id, |_| route)
+    }
+
+    /// Messages with this id take the route that `make` makes, which may keep the handle to the
+    /// server: to broadcast, say.
+    ///
+    /// ```
+    /// use zinxide::{Frame, Inbound, Route, Server, Settings};
+    ///
+    /// let server = Server::new(Settings::default()).route_with(7, |server| {
+    ///     let server = server.clone();
+    ///     Route::function(async move |mut msg: Inbound| {
+    ///         // An error would mean that the message is larger than an outbox.
+    ///         server.broadcast(Frame::new(7, msg.take_payload())).await.map(drop)
+    ///     })
+    /// });
+    /// ```
+    pub fn route_with(
+        mut self,
+        id: MsgId,
+        make: impl FnOnce(&ServerHandle) -> Route + 'static,
+    ) -> Self {
+        self.routes.push((id, Box::new(make)));
         self
     }
 
@@ -180,15 +205,17 @@ impl Server {
         let connections = manager.connections();
         let manager = manager.start();
         let router = Router::with_workers(workers.for_router(), Arc::clone(&counters)).start();
-        for (id, route) in routes {
-            let registered = router.send(Register { id, route }).await;
+        let handle = ServerHandle::new(addr, manager, router, connections, counters);
+        for (id, make) in routes {
+            let route = make(&handle);
+            let registered = handle.router().send(Register { id, route }).await;
             registered.map_err(|_| ServerError::NoSystem)??;
         }
-        let handle = ServerHandle::new(addr, manager, router, connections, counters);
+        let handle = StoppedOnDrop(handle);
         Ok(BoundServer { settings, listener, limits, workers, handle, signals })
     }
 
-    pub(crate) fn into_parts(self) -> (Settings, Vec<(MsgId, Route)>, Hooks) {
+    pub(crate) fn into_parts(self) -> (Settings, Vec<(MsgId, RouteMaker)>, Hooks) {
         (self.settings, self.routes, self.hooks)
     }
 
@@ -199,6 +226,17 @@ impl Server {
     /// Those of [`bind`](Self::bind) and [`BoundServer::serve`].
     pub async fn serve(self) -> Result<(), ServerError> {
         self.bind().await?.serve().await
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<_> = self.routes.iter().map(|(id, _)| id).collect();
+        f.debug_struct("Server")
+            .field("settings", &self.settings)
+            .field("routes", &ids)
+            .field("hooks", &self.hooks)
+            .finish_non_exhaustive()
     }
 }
 
@@ -222,24 +260,26 @@ pub struct BoundServer {
     listener: TcpListener,
     limits: Arc<Limits>,
     workers: Workers,
-    handle: ServerHandle,
+    handle: StoppedOnDrop,
     signals: bool,
 }
 
 impl BoundServer {
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
-        self.handle.local_addr()
+        self.handle.0.local_addr()
     }
 
     /// A handle, to be kept when the server serves.
     pub fn handle(&self) -> ServerHandle {
-        self.handle.clone()
+        self.handle.0.clone()
     }
 
     /// Serves until a signal or [`ServerHandle::stop`], then drains: accepts no more, lets
     /// handlers answer what was received, writes what was accepted, closes every connection, runs
-    /// the hooks, ends the workers. All of it within the drain deadline; what was cut is logged.
+    /// the hooks, ends the workers. Connections have until the drain deadline (and 100 ms for what
+    /// handlers do last), a worker whose thread a handler blocks has a second; what was cut is
+    /// logged.
     ///
     /// # Errors
     ///
@@ -247,9 +287,8 @@ impl BoundServer {
     /// [`ServerError::Forced`] if a second signal comes, [`ServerError::Signals`].
     pub async fn serve(self) -> Result<(), ServerError> {
         let Self { settings, listener, limits, workers, handle, signals } = self;
+        let handle = &handle.0;
         let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
-        // However this function ends, who waits for the stop is told.
-        let _told = StoppedOnDrop(&handle);
         event::listening(
             &settings.name,
             handle.local_addr(),
@@ -286,9 +325,10 @@ impl BoundServer {
     }
 }
 
-struct StoppedOnDrop<'a>(&'a ServerHandle);
+/// However a server ends, who waits for its stop is told.
+struct StoppedOnDrop(ServerHandle);
 
-impl Drop for StoppedOnDrop<'_> {
+impl Drop for StoppedOnDrop {
     fn drop(&mut self) {
         self.0.advance(Phase::Stopped);
     }
@@ -296,6 +336,6 @@ impl Drop for StoppedOnDrop<'_> {
 
 impl fmt::Debug for BoundServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundServer").field("handle", &self.handle).finish_non_exhaustive()
+        f.debug_struct("BoundServer").field("handle", &self.handle.0).finish_non_exhaustive()
     }
 }

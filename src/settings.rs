@@ -17,12 +17,14 @@ pub use load::SettingsError;
 
 /// What a server is told to do. The names are Zinx's, in snake case.
 ///
-/// A server with these settings holds at most
-/// `max_conn * (max_msg_chan_bytes + max_worker_task_len * (max_packet_size + largest answer))`
-/// bytes for its connections, and in practice next to nothing for those that are idle.
+/// More settings may come: write `Settings { tcp_port: 0, ..Settings::default() }`.
+///
+/// An idle connection takes about 2 KiB. One whose peer does its worst takes, at most, an outbox
+/// (`max_msg_chan_bytes`), the answers to the messages in flight (`max_worker_task_len` times the
+/// largest answer), and what it was read into: the payloads in flight, rounded up to whole read
+/// buffers of 64 KiB, and one packet that is not complete yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
 pub struct Settings {
     /// What the server is called in the log.
     pub name: String,

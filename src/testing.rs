@@ -38,8 +38,10 @@ use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, ConnManager, Registration};
 use crate::connection::{Connection, Local};
+use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
-use crate::router::Table;
+use crate::inbound::Inbound;
+use crate::router::{Router, Table};
 use crate::server::{Server, ServerError, ServerHandle};
 use crate::settings::Settings;
 
@@ -61,7 +63,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A connection without a socket: what it accepts stays in its outbox. For tests of actors that
-/// hold connections, of a [`ConnManager`](crate::ConnManager) first of all.
+/// hold connections, of a [`ConnManager`] first of all.
 pub fn conn(id: ConnId, settings: &Settings) -> Conn {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Conn::new(id, nowhere, nowhere, Arc::new(settings.limits(Arc::default())))
@@ -72,6 +74,13 @@ pub fn accepted(conn: &Conn) -> Vec<Frame> {
     let mut bytes = conn.shared().take_all();
     let codec = FrameCodec::new(conn.shared().limits.codec.wire(), u32::MAX);
     std::iter::from_fn(|| codec.next_frame(&mut bytes).ok().flatten()).collect()
+}
+
+/// A message as it reaches a handler, from a [`conn`] without a socket: for tests of a handler
+/// actor alone. What it answers is found by [`accepted`].
+pub fn inbound(conn: &Conn, id: MsgId, payload: impl Into<Bytes>) -> Inbound {
+    conn.shared().window.enter(1);
+    Inbound::new(Frame::new(id, payload), conn.clone())
 }
 
 /// A connection on a stream of the test's own, an in-memory one, say, with everything on the
@@ -95,11 +104,16 @@ impl TestConnection {
         let (settings, routes, hooks) = server.into_parts();
         let manager = ConnManager::new(&settings);
         let local = Rc::new(Local::new(Arc::new(hooks)));
-        let counters = Arc::default();
-        let routes = routes.into_iter().map(|(id, route)| (id, route.0));
+        let counters = Arc::<Counters>::default();
+        let connections = manager.connections();
+        let manager = manager.start();
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let router = Router::new().start();
+        let handle =
+            ServerHandle::new(nowhere, manager.clone(), router, connections, Arc::clone(&counters));
+        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
         local.routes.update(&Table(routes.collect()), &counters);
         let conn = conn(1, &settings);
-        let manager = manager.start();
         let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");

@@ -37,7 +37,8 @@ pub enum CloseReason {
     /// [`Stopped`](Self::Stopped).
     #[error("cleared")]
     Cleared,
-    /// The handler of this message panicked; as [`Stopped`](Self::Stopped).
+    /// The handler of this message panicked, or the shared actor did in whose mailbox the message
+    /// waited; as [`Stopped`](Self::Stopped).
     #[error("the handler of message {0} panicked")]
     HandlerPanicked(MsgId),
     /// The hook `on_conn_start` panicked; as [`Stopped`](Self::Stopped).

@@ -23,6 +23,7 @@ pub(crate) const MAX_SLICES: usize = 64;
 pub(crate) struct Encoded(Bytes);
 
 impl Encoded {
+    /// The caller has checked that the payload's length fits the header's 32 bits.
     pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Self {
         let mut bytes = BytesMut::with_capacity(HEADER_LEN + frame.payload.len());
         codec.put_header(frame.id, frame.payload.len(), &mut bytes);

@@ -32,6 +32,14 @@ pub(crate) struct Limits {
     pub(crate) counters: Arc<Counters>,
 }
 
+impl Limits {
+    /// Whether an empty outbox has room for the frame, and a header for its length.
+    pub(crate) fn can_ever_send(&self, frame: &Frame) -> bool {
+        let len = frame.payload.len();
+        HEADER_LEN + len <= self.outbox_bytes && u32::try_from(len).is_ok()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) id: ConnId,
@@ -174,10 +182,10 @@ impl Shared {
     }
 
     fn try_push(&self, frame: Frame, wait: bool) -> Result<(), SendError> {
-        let len = HEADER_LEN + frame.payload.len();
-        if len > self.limits.outbox_bytes || u32::try_from(frame.payload.len()).is_err() {
+        if !self.limits.can_ever_send(&frame) {
             return Err(SendError::TooLarge(frame));
         }
+        let len = HEADER_LEN + frame.payload.len();
         let mut state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::{Addr, Message};
 
 use super::ConnManager;
-use crate::conn::{Conn, ConnId};
+use crate::conn::{CloseReason, Conn, ConnId};
 
 /// A connection has ended.
 #[derive(Clone, Copy, Debug, Message)]
@@ -19,7 +19,7 @@ pub(crate) struct Gone(pub(crate) ConnId);
 /// the connection's actor, a panic, a thread that is torn down.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    id: ConnId,
+    conn: Conn,
     manager: Arc<Addr<ConnManager>>,
     /// How many connections the worker has or is about to have.
     load: Arc<AtomicUsize>,
@@ -33,15 +33,17 @@ impl Registration {
     ) -> Self {
         conn.shared().attach();
         load.fetch_add(1, Ordering::Relaxed);
-        Self { id: conn.id(), manager, load }
+        Self { conn: conn.clone(), manager, load }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
+        // Does nothing unless no actor ever came to close it.
+        self.conn.close(CloseReason::WorkerGone);
         // Ignores the mailbox's capacity, so the message is not lost to a busy manager; a manager
         // that is gone has no table.
-        self.manager.do_send(Gone(self.id));
+        self.manager.do_send(Gone(self.conn.id()));
     }
 }

@@ -123,12 +123,15 @@ impl Input {
                         self.unrouted(id, conn, local);
                         continue;
                     };
-                    self.give_back(conn);
-                    if !shared.window.wait_below(1) {
-                        self.held = Some(frame);
-                        return Progress::Waits;
+                    let other = self.current.as_ref().is_none_or(|current| !next.is_same(current));
+                    if other {
+                        self.give_back(conn);
+                        if !shared.window.wait_below(1) {
+                            self.held = Some(frame);
+                            return Progress::Waits;
+                        }
+                        shared.window.disarm();
                     }
-                    shared.window.disarm();
                     self.current.insert(next)
                 }
             };
@@ -272,6 +275,11 @@ impl Current {
     fn find(id: MsgId, local: &Local) -> Option<Self> {
         let route = local.routes.get(id)?;
         Some(Self { id, version: local.routes.version(), route })
+    }
+
+    /// Whether messages may follow each other without waiting in between.
+    fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.route, &other.route)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! Async functions as routes: they run in the task of the connection that got the message.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,24 +15,42 @@ use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
 
-pub(crate) struct FnSource<F>(pub(crate) Arc<F>);
+pub(crate) struct FnSource<F, R> {
+    f: Arc<F>,
+    reply: PhantomData<fn() -> R>,
+}
 
-impl<F, Fut> RouteSource for FnSource<F>
+impl<F, R> FnSource<F, R> {
+    pub(crate) fn new(f: F) -> Self {
+        Self { f: Arc::new(f), reply: PhantomData }
+    }
+}
+
+impl<F, R> RouteSource for FnSource<F, R>
 where
-    F: Fn(Inbound) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output: IntoReply> + 'static,
+    F: AsyncFn(Inbound) -> R + Send + Sync + 'static,
+    R: IntoReply + 'static,
 {
     fn kind(&self) -> &'static str {
         "function"
     }
 
     fn install(&self, _: MsgId, _: &Arc<Counters>) -> Rc<dyn LocalRoute> {
-        Rc::new(FnRoute { f: Arc::clone(&self.0), idle: RefCell::default() })
+        // A call may borrow from the function, so it keeps it. The `Rc` is the worker's own, to
+        // be cloned without an atomic operation.
+        let f = Rc::new(Arc::clone(&self.f));
+        Rc::new(FnRoute {
+            call: move |message| {
+                let f = Rc::clone(&f);
+                async move { f(message).await }
+            },
+            idle: RefCell::default(),
+        })
     }
 }
 
 struct FnRoute<F, Fut> {
-    f: Arc<F>,
+    call: F,
     /// A place for the next call's future, kept so that a call that never waits allocates
     /// nothing. One is enough: a call either ends before the next begins, or keeps its place.
     idle: RefCell<Option<Place<Fut>>>,
@@ -49,7 +68,7 @@ where
         let idle = self.idle.borrow_mut().take();
         let mut place = idle.unwrap_or_else(|| Box::pin(None));
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            place.set(Some((self.f)(message)));
+            place.set(Some((self.call)(message)));
             let polled = place.as_mut().poll(conn, cx);
             if polled.is_ready() {
                 place.set(None);

@@ -81,22 +81,21 @@ impl LocalTable {
     /// Follows the router: routes that are still there keep their actors.
     pub(crate) fn update(&self, table: &Table, counters: &Arc<Counters>) {
         let known = self.routes.take();
-        let mut routes = FxHashMap::default();
-        let mut retired = known;
+        let mut routes = FxHashMap::<MsgId, Installed>::default();
         for (&id, source) in &table.0 {
-            let route = match retired.remove(&id) {
-                Some((from, route)) if Arc::ptr_eq(&from, source) => route,
-                replaced => {
-                    if let Some((_, old)) = replaced {
-                        old.retire();
-                    }
-                    source.install(id, counters)
-                }
+            // One source is one route, under however many ids.
+            let same =
+                known.values().chain(routes.values()).find(|(from, _)| Arc::ptr_eq(from, source));
+            let route = match same {
+                Some((_, route)) => Rc::clone(route),
+                None => source.install(id, counters),
             };
             routes.insert(id, (Arc::clone(source), route));
         }
-        for (_, route) in retired.into_values() {
-            route.retire();
+        for (_, route) in known.values() {
+            if !routes.values().any(|(_, kept)| Rc::ptr_eq(kept, route)) {
+                route.retire();
+            }
         }
         self.routes.replace(routes);
         self.version.set(self.version.get() + 1);

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use actix::Addr;
 use tokio::sync::watch;
 
-use crate::conn_manager::{Broadcast, BroadcastReport, ClearConn, ConnManager, Connections};
+use crate::conn::{ConnId, SendError};
+use crate::conn_manager::{
+    Broadcast, BroadcastReport, ClearConn, ConnManager, ConnNotFound, Connections, Remove,
+};
 use crate::event::{Counters, Stats};
-use crate::frame::Frame;
-use crate::router::Router;
+use crate::frame::{Frame, MsgId};
+use crate::router::{Register, Route, RouteError, Router, Unregister};
 
 /// A handle to a server: cheap to clone, usable from any thread and after the server's end.
 #[derive(Clone)]
@@ -77,10 +80,13 @@ impl ServerHandle {
     ///
     /// The broadcast is under way as soon as this is called, so dropping the future loses only the
     /// report.
-    pub fn broadcast(&self, frame: Frame) -> impl Future<Output = BroadcastReport> + use<> {
+    pub fn broadcast(
+        &self,
+        frame: Frame,
+    ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<> {
         let report = self.0.manager.send(Broadcast(frame));
         // A manager that is gone has no connections.
-        async move { report.await.unwrap_or_default() }
+        async move { report.await.unwrap_or_else(|_| Ok(BroadcastReport::default())) }
     }
 
     /// Closes all connections: see [`ClearConn`].
@@ -91,6 +97,34 @@ impl ServerHandle {
     pub fn clear_conn(&self) -> impl Future<Output = usize> + use<> {
         let cleared = self.0.manager.send(ClearConn);
         async move { cleared.await.unwrap_or_default() }
+    }
+
+    /// Closes one connection: see [`Remove`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConnNotFound`] if there is none with this id (any more).
+    pub async fn remove(&self, id: ConnId) -> Result<(), ConnNotFound> {
+        self.0.manager.send(Remove(id)).await.unwrap_or(Err(ConnNotFound(id)))
+    }
+
+    /// Adds a route while the server runs: see [`Register`].
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Duplicate`] if the id has one.
+    pub async fn register(&self, id: MsgId, route: Route) -> Result<(), RouteError> {
+        // A router that is gone has nobody to route for.
+        self.0.router.send(Register { id, route }).await.unwrap_or(Ok(()))
+    }
+
+    /// Takes a route away while the server runs: see [`Unregister`].
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::NoRoute`] if the id has none.
+    pub async fn unregister(&self, id: MsgId) -> Result<(), RouteError> {
+        self.0.router.send(Unregister(id)).await.unwrap_or(Err(RouteError::NoRoute(id)))
     }
 
     /// Drains and stops the server; done when it has stopped. Does nothing the second time.

@@ -11,7 +11,7 @@ use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
 use actix_rt::Arbiter;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::conn::{CloseReason, Conn, Encoded, Pushed, Slow};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
@@ -182,8 +182,9 @@ impl Workers {
                 ends.push((index, end));
             }
         }
+        let deadline = Instant::now() + JOIN_DEADLINE;
         for (index, end) in ends {
-            if timeout(JOIN_DEADLINE, end).await.is_err() {
+            if timeout_at(deadline, end).await.is_err() {
                 event::worker_stuck(name, index);
             }
         }
