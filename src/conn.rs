@@ -157,6 +157,14 @@ impl Conn {
         self.shared.close(reason);
     }
 
+    /// The function that handled this message panicked, perhaps after it was done with the
+    /// message, whose drop would else have told.
+    pub(crate) fn handler_panicked(&self, id: MsgId) {
+        if self.shared.close(CloseReason::HandlerPanicked(id)) {
+            event::handler_panicked(self);
+        }
+    }
+
     /// Sends the one answer to a message, room or not.
     pub(crate) fn reply(&self, frame: Frame) {
         if let Err(refused) = self.shared.push_reply(frame) {

@@ -30,6 +30,9 @@ pub(crate) use local::Local;
 /// very removal is not waited for in vain.
 const HANDLER_GRACE: Duration = Duration::from_millis(50);
 
+/// How long a peer in the middle of a talk is waited for to close its side.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Ends a connection as [`Conn::stop`] does.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
@@ -49,6 +52,12 @@ pub struct Connection {
     stalled: Option<Instant>,
     /// When an ending is over at the latest.
     deadline: Option<Instant>,
+    /// The peer was sent something since the ending began, or sent something itself.
+    talking: bool,
+    /// The writing side is shut down.
+    shut: bool,
+    /// Until when the peer may take to close its side.
+    linger: Option<Instant>,
     /// When the socket was closed.
     closed: Option<Instant>,
     /// Its drop takes the connection out of the manager's table.
@@ -75,6 +84,9 @@ impl Connection {
             timer: None,
             stalled: None,
             deadline: None,
+            talking: false,
+            shut: false,
+            linger: None,
             closed: None,
             registration: Some(registration),
             started: false,
@@ -117,7 +129,7 @@ impl Connection {
                 return Step::Again;
             }
             (Some(Ending::Flush), _)
-                if written && self.is_open() && link.poll_shutdown(cx).is_ready() =>
+                if written && self.is_open() && self.poll_linger(turn, cx).is_ready() =>
             {
                 self.close_socket();
                 return Step::Again;
@@ -150,7 +162,9 @@ impl Connection {
     /// Writes what the outbox has. True if that is all of it.
     fn flush(&mut self, link: &Link, cx: &mut TaskContext<'_>) -> bool {
         let mut progress = false;
-        match link.poll_flush(&mut progress, cx) {
+        let flushed = link.poll_flush(&mut progress, cx);
+        self.talking |= progress && self.deadline.is_some();
+        match flushed {
             Poll::Ready(Ok(())) => self.stalled = None,
             Poll::Ready(Err(error)) => {
                 link.conn.close(CloseReason::Io(error.kind()));
@@ -164,6 +178,25 @@ impl Connection {
             }
         }
         true
+    }
+
+    /// Tells the peer that nothing more comes, and waits until it has taken what came before.
+    ///
+    /// TCP resets a connection that is closed while input comes, which costs the peer answers that
+    /// it has not got yet. So a peer in the middle of a talk is listened to until it closes its
+    /// side, or for as long as [`LINGER`]. A silent one is not waited for.
+    fn poll_linger(&mut self, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if !self.shut {
+            ready!(self.link.poll_shutdown(cx));
+            self.shut = true;
+        }
+        let ended =
+            self.link.poll_discard(&self.local.read_pool, &mut self.talking, turn, cx).is_ready();
+        if ended || !self.talking {
+            return Poll::Ready(());
+        }
+        self.linger.get_or_insert_with(|| Instant::now() + LINGER);
+        Poll::Pending
     }
 
     /// Does what time demands. Ready when the ending's deadline has passed.
@@ -183,6 +216,10 @@ impl Connection {
                 self.close_socket();
                 cx.waker().wake_by_ref();
             }
+            if self.linger.is_some_and(|deadline| deadline <= now) {
+                self.close_socket();
+                cx.waker().wake_by_ref();
+            }
             if self.grace().is_some_and(|deadline| deadline <= now) {
                 self.registration = None;
             }
@@ -193,7 +230,8 @@ impl Connection {
 
     /// The next moment at which something is due. A connection that is well has none, and no timer.
     fn due(&self) -> Option<Instant> {
-        [self.deadline, self.write_deadline(), self.grace()].into_iter().flatten().min()
+        let all = [self.deadline, self.write_deadline(), self.linger, self.grace()];
+        all.into_iter().flatten().min()
     }
 
     fn write_deadline(&self) -> Option<Instant> {
@@ -224,10 +262,11 @@ impl Connection {
         }
         self.closed = Some(Instant::now());
         self.stalled = None;
+        self.linger = None;
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }
-        let cut = self.link.close(&self.local.read_pool);
+        let cut = self.link.close();
         event::closed(self.conn(), &self.why(), cut, self.input.unhandled());
     }
 

@@ -9,7 +9,7 @@
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for a protocol error, a slow consumer, a handler's fault, frames cut | look at that client or handler |
-//! | handler or hook panicked | error | find the panic above it in the log |
+//! | hook panicked | error | find the panic above it in the log |
 //! | message without a route | warn once a connection | register the route, or find out who sends it |
 //! | route function answered `Err` | warn | |
 //! | reply to a closed connection | debug | |
@@ -69,10 +69,9 @@ counters! {
     replies_dropped,
     /// Messages without a route.
     unrouted,
-    /// Route functions, handler actors and hooks that panicked; shared actors (`route_to`) are
-    /// not the server's to watch.
+    /// Messages whose handler panicked, and hooks that did.
     panics,
-    /// Handler actors that were started again.
+    /// Handler actors that panicked or stopped, and were started again.
     restarts,
     /// Failed accepts.
     accept_errors,
@@ -153,9 +152,15 @@ pub(crate) fn stop_hook(conn: &Conn) {
     debug!(target: TARGET, "{conn}: on_conn_stop is called");
 }
 
-pub(crate) fn panicked(conn: &Conn, what: &dyn fmt::Display) {
+pub(crate) fn hook_panicked(conn: &Conn, hook: &str) {
     count(&counters(conn).panics);
-    error!(target: TARGET, "{conn}: {what} panicked");
+    error!(target: TARGET, "{conn}: {hook} panicked");
+}
+
+/// The closing of the connection, which comes of it, is what is logged: this is called while the
+/// thread unwinds, when a logger that panics would abort the process.
+pub(crate) fn handler_panicked(conn: &Conn) {
+    count(&counters(conn).panics);
 }
 
 pub(crate) fn closed(conn: &Conn, why: &CloseReason, cut: Cut, unread: usize) {
@@ -193,8 +198,5 @@ pub(crate) fn handler_failed(conn: &Conn, error: &dyn fmt::Display) {
 pub(crate) fn handler_died(counters: &Counters, id: MsgId, panicked: bool, pause: Duration) {
     count(&counters.restarts);
     let how = if panicked { "panicked" } else { "stopped" };
-    if panicked {
-        count(&counters.panics);
-    }
     error!(target: TARGET, "the handler actor of message {id} {how}; it is started again in {} ms", pause.as_millis());
 }

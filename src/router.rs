@@ -18,7 +18,9 @@ use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
 pub use reply::IntoReply;
-pub(crate) use table::{Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table};
+pub(crate) use table::{
+    Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table,
+};
 
 /// Where messages of one id go: what [`Register`] takes.
 #[derive(Clone)]
@@ -43,7 +45,7 @@ impl Route {
     /// When it is gone, a message for it closes its connection with
     /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone).
     pub fn to(recipient: Recipient<Inbound>) -> Self {
-        Self(Arc::new(RecipientSource(recipient)))
+        Self(Arc::new(RecipientSource(Arc::new(recipient))))
     }
 
     /// An async function, run in the task of the connection that got the message; what it returns

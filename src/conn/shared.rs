@@ -235,15 +235,17 @@ impl Shared {
     }
 
     /// Asks the connection to end; the first reason wins, but a later one may hurry the end up.
-    pub(crate) fn close(&self, reason: CloseReason) {
+    /// True if this is the first.
+    pub(crate) fn close(&self, reason: CloseReason) -> bool {
         let mut state = self.lock();
         let drains = reason.ending() == Ending::Drain;
-        if state.closing.is_none() {
+        let first = state.closing.is_none();
+        if first {
             state.draining = drains;
             state.closing = Some(reason);
             self.ending.store(true, Ordering::Release);
         } else if drains || !state.draining {
-            return;
+            return false;
         } else {
             state.draining = false;
         }
@@ -254,6 +256,7 @@ impl Shared {
             self.room.notify_waiters();
         }
         wake(waker);
+        first
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -21,7 +21,7 @@ impl Hooks {
         let Some(hook) = &self.on_start else { return };
         event::start_hook(conn);
         if catch_unwind(AssertUnwindSafe(|| hook(conn))).is_err() {
-            event::panicked(conn, &"on_conn_start");
+            event::hook_panicked(conn, "on_conn_start");
             conn.close(CloseReason::HookPanicked);
         }
     }
@@ -30,7 +30,7 @@ impl Hooks {
         let Some(hook) = &self.on_stop else { return };
         event::stop_hook(conn);
         if catch_unwind(AssertUnwindSafe(|| hook(conn, why))).is_err() {
-            event::panicked(conn, &"on_conn_stop");
+            event::hook_panicked(conn, "on_conn_stop");
         }
     }
 }

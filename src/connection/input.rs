@@ -14,7 +14,7 @@ use crate::conn::{CloseReason, Conn, Ending};
 use crate::event;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{self, Inbound};
-use crate::router::{Delivered, LocalRoute, Running};
+use crate::router::{Called, Delivered, LocalRoute, Running};
 use crate::turn::Turn;
 
 /// How many places of the window the reader takes at once.
@@ -154,7 +154,7 @@ impl Input {
                     self.running = Some((id, call));
                     return Progress::Waits;
                 }
-                Delivered::Panicked => panicked(id, conn),
+                Delivered::Panicked => conn.handler_panicked(id),
                 Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
             }
             if turn.spend() {
@@ -208,20 +208,15 @@ impl Input {
     }
 
     fn poll_running(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((id, mut call)) = self.running.take() else { return Poll::Ready(()) };
-        // The call is dropped in here, too, when it is over.
-        let polled = catch_unwind(AssertUnwindSafe(move || match call.as_mut().poll(conn, cx) {
-            Poll::Ready(reply) => Ok(reply),
-            Poll::Pending => Err(call),
-        }));
-        match polled {
-            Ok(Ok(None)) => {}
-            Ok(Ok(Some(reply))) => conn.reply(reply),
-            Ok(Err(call)) => {
+        let Some((id, call)) = self.running.take() else { return Poll::Ready(()) };
+        match call.proceed(conn, cx) {
+            Called::Done(None) => {}
+            Called::Done(Some(reply)) => conn.reply(reply),
+            Called::Suspended(call) => {
                 self.running = Some((id, call));
                 return Poll::Pending;
             }
-            Err(_) => panicked(id, conn),
+            Called::Panicked => conn.handler_panicked(id),
         }
         Poll::Ready(())
     }
@@ -256,11 +251,6 @@ fn grant(conn: &Conn) -> u32 {
             return 0;
         }
     }
-}
-
-fn panicked(id: MsgId, conn: &Conn) {
-    event::panicked(conn, &format_args!("the handler of message {id}"));
-    conn.close(CloseReason::HandlerPanicked(id));
 }
 
 /// The route that a connection's messages go to at present.

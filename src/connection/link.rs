@@ -14,10 +14,7 @@ use tokio::io::AsyncWrite;
 use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed};
 use crate::frame::Frame;
 use crate::transport::Transport;
-
-/// What of a peer's last bytes is read away before the socket is closed: closing with unread
-/// input makes TCP reset the connection, which can cost the peer answers it has not read yet.
-const LAST_READS: usize = 4;
+use crate::turn::Turn;
 
 /// Answers up to this size are written with the others of their turn; larger ones are shared with
 /// the outbox instead of copied.
@@ -147,20 +144,31 @@ impl Link {
         }
     }
 
-    /// Closes the socket. Answers what was not written.
-    pub(crate) fn close(&self, pool: &ReadPool) -> Cut {
-        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
-        if let Some(mut transport) = transport.take() {
-            let mut nobody = Context::from_waker(Waker::noop());
-            let mut last = Reader::default();
-            for _ in 0..LAST_READS {
-                let read = last.poll_fill(&mut transport, pool, &mut nobody);
-                last.recycle(pool);
-                if !matches!(read, Poll::Ready(Ok(1..))) {
-                    break;
-                }
+    /// Reads the peer's last bytes away. Ready when there are no more to come; `heard` is set if
+    /// there were any.
+    pub(crate) fn poll_discard(
+        &self,
+        pool: &ReadPool,
+        heard: &mut bool,
+        turn: &mut Turn,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let mut last = Reader::default();
+        while !turn.spend() {
+            let read = self.poll_fill(&mut last, pool, cx);
+            last.recycle(pool);
+            match ready!(read) {
+                Ok(1..) => *heard = true,
+                Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
+        Poll::Pending
+    }
+
+    /// Closes the socket. Answers what was not written.
+    pub(crate) fn close(&self) -> Cut {
+        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
+        *transport = None;
         if std::mem::take(direct) {
             let (frames, bytes) = batch.size();
             self.conn.shared().adopt(frames, bytes);

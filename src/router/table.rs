@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +52,25 @@ pub(crate) enum Delivered {
 /// A suspended route function.
 pub(crate) trait Running {
     fn poll(self: Pin<&mut Self>, conn: &Conn, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
+}
+
+/// How far a suspended route function got.
+pub(crate) enum Called {
+    Suspended(Pin<Box<dyn Running>>),
+    Done(Option<Frame>),
+    Panicked,
+}
+
+impl dyn Running {
+    /// Polls the call, and drops it, when it is over, where a panic of that does no harm.
+    pub(crate) fn proceed(mut self: Pin<Box<Self>>, conn: &Conn, cx: &mut Context<'_>) -> Called {
+        let proceeded =
+            catch_unwind(AssertUnwindSafe(move || match self.as_mut().poll(conn, cx) {
+                Poll::Ready(reply) => Called::Done(reply),
+                Poll::Pending => Called::Suspended(self),
+            }));
+        proceeded.unwrap_or(Called::Panicked)
+    }
 }
 
 /// The router's table: immutable, replaced by each change.
@@ -111,25 +132,19 @@ impl LocalTable {
         actix_rt::spawn(async move {
             let conn = message.conn().clone();
             let mut message = Some(message);
-            let mut suspended: Option<Pin<Box<dyn Running>>> = None;
-            let reply = std::future::poll_fn(|cx| {
-                if let Some(message) = message.take() {
-                    match route.deliver(message, &conn, cx) {
-                        Delivered::Done(reply) => return Poll::Ready(reply),
-                        Delivered::Handed => return Poll::Ready(None),
-                        Delivered::Suspended(call) => suspended = Some(call),
-                        Delivered::Panicked => conn.close(CloseReason::HandlerPanicked(id)),
-                        Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
-                    }
-                }
-                match &mut suspended {
-                    Some(call) => call.as_mut().poll(&conn, cx),
-                    None => Poll::Ready(None),
-                }
+            let mut delivered = poll_fn(|cx| match message.take() {
+                Some(message) => Poll::Ready(route.deliver(message, &conn, cx)),
+                None => Poll::Pending,
             })
             .await;
-            if let Some(reply) = reply {
-                conn.reply(reply);
+            loop {
+                match delivered {
+                    Delivered::Handed | Delivered::Done(None) => return,
+                    Delivered::Done(Some(reply)) => return conn.reply(reply),
+                    Delivered::Panicked => return conn.handler_panicked(id),
+                    Delivered::Gone => return conn.close(CloseReason::HandlerGone(id)),
+                    Delivered::Suspended(call) => delivered = finish(call, &conn).await,
+                }
             }
         });
     }
@@ -141,6 +156,21 @@ impl LocalTable {
         }
         self.version.set(self.version.get() + 1);
     }
+}
+
+/// Runs a suspended call to its end.
+async fn finish(call: Pin<Box<dyn Running>>, conn: &Conn) -> Delivered {
+    let mut call = Some(call);
+    poll_fn(|cx| match call.take().map(|call| call.proceed(conn, cx)) {
+        Some(Called::Suspended(suspended)) => {
+            call = Some(suspended);
+            Poll::Pending
+        }
+        Some(Called::Done(reply)) => Poll::Ready(Delivered::Done(reply)),
+        Some(Called::Panicked) => Poll::Ready(Delivered::Panicked),
+        None => Poll::Pending,
+    })
+    .await
 }
 
 /// The router's news for a worker; answered when the worker routes by it.
