@@ -6,4 +6,7 @@ mod g01_independent;
 mod g02_max_conn;
 mod g03_hooks;
 mod g04_stopped_means_closed;
+mod g05_one_writer;
+mod g06_no_silent_loss;
+mod g07_oversize;
 mod support;

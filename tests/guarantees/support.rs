@@ -1,10 +1,14 @@
 //! What these tests share beside the public kit.
 
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Mutex, Once};
+use std::task::Poll;
 
 use actix::{Actor, Context, Handler, ResponseFuture};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::codec::Encoder;
 use zinxide::testing::{TestClient, settings, within};
@@ -156,6 +160,13 @@ pub(crate) fn encoded(frames: impl IntoIterator<Item = Frame>) -> BytesMut {
     bytes
 }
 
+/// A client and a second handle to its socket, to write while the client reads.
+pub(crate) async fn client_and_writer(addr: SocketAddr) -> (TestClient, TcpStream) {
+    let stream = within(TcpStream::connect(addr)).await.unwrap().into_std().unwrap();
+    let writer = TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
+    (TestClient::on(TcpStream::from_std(stream).unwrap(), codec()), writer)
+}
+
 /// All whole frames up to the end of the stream, which may come inside a frame.
 pub(crate) async fn whole_frames(client: &mut TestClient) -> Vec<Frame> {
     let mut bytes = BytesMut::new();
@@ -167,6 +178,19 @@ pub(crate) async fn whole_frames(client: &mut TestClient) -> Vec<Frame> {
 pub(crate) async fn round_trip(client: &mut TestClient, id: MsgId) {
     client.send(id, "there and back").await;
     assert_eq!(client.recv().await, Some(Frame::new(id, "there and back")));
+}
+
+/// When this is done, the only worker of `client`'s server has seen all that was sent to it before
+/// by anybody: whatever was there before the first trip is taken up before the second one ends.
+pub(crate) async fn settle(client: &mut TestClient, echo: MsgId) {
+    for _ in 0..3 {
+        round_trip(client, echo).await;
+    }
+}
+
+/// One look at a future, which may be dropped afterwards.
+pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// So that thousands of sockets are not refused by a shell's soft limit.
