@@ -9,4 +9,5 @@ mod g04_stopped_means_closed;
 mod g05_one_writer;
 mod g06_no_silent_loss;
 mod g07_oversize;
+mod g08_clear_conn;
 mod support;
