@@ -10,4 +10,5 @@ mod g05_one_writer;
 mod g06_no_silent_loss;
 mod g07_oversize;
 mod g08_clear_conn;
+mod g09_panics;
 mod support;
