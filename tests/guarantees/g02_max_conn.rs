@@ -1,0 +1,172 @@
+//! G2: never more than `max_conn` connections are admitted; a refused one is closed at once,
+//! counted and logged, and its hooks do not run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use actix::Actor;
+use actix_rt::Arbiter;
+use futures_util::future::join_all;
+use tokio::sync::mpsc::unbounded_channel;
+use zinxide::conn_manager::{Add, AddError, Len, Remove};
+use zinxide::testing::{TestClient, TestServer, conn, within};
+use zinxide::{CloseReason, ConnManager, Frame, MsgId, Server};
+
+use crate::support::{Event, echo, journal, log_lines, raise_descriptor_limit, round_trip, tuned};
+
+/// What a start hook sends, so that a client knows that it was admitted.
+const HELLO: MsgId = 9;
+
+fn full_from(max_conn: usize) -> Server {
+    Server::new(tuned(|s| s.max_conn = max_conn)).route_fn(1, echo)
+}
+
+#[actix::test]
+async fn g2_never_more_than_max_conn_are_admitted_under_two_thousand_dials() {
+    const DIALS: usize = 2_000;
+    const MAX: usize = 50;
+    raise_descriptor_limit();
+    let (tx, mut hooked) = unbounded_channel();
+    let stops = tx.clone();
+    let server = full_from(MAX)
+        .on_conn_start(move |conn| {
+            conn.send_buffered(HELLO, "hello").unwrap();
+            tx.send((conn.id(), true)).unwrap();
+        })
+        .on_conn_stop(move |conn, _| stops.send((conn.id(), false)).unwrap());
+    let server = TestServer::start(server).await;
+
+    let addr = server.addr();
+    let dials = (0..DIALS).map(|_| {
+        actix_rt::spawn(async move {
+            let mut client = TestClient::connect(addr).await;
+            let greeted = client.recv().await;
+            (client, greeted)
+        })
+    });
+    let clients: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
+
+    let greeted = clients.iter().filter(|(_, greeted)| greeted.is_some()).count();
+    assert_eq!(greeted, MAX, "all places are taken, and no more");
+    let stats = server.handle().stats();
+    assert_eq!((stats.admitted, stats.refused, stats.ended), (MAX as u64, (DIALS - MAX) as u64, 0));
+    assert_eq!(server.handle().conn_manager().send(Len).await.unwrap(), MAX);
+    server.stop().await.unwrap();
+    let mut hooks = [0, 0];
+    while let Ok((_, start)) = hooked.try_recv() {
+        hooks[usize::from(!start)] += 1;
+    }
+    assert_eq!(hooks, [MAX, MAX], "no hook ran for a refused connection");
+}
+
+#[actix::test]
+async fn g2_never_more_than_max_conn_are_there_while_connections_come_and_go() {
+    const MAX: usize = 5;
+    const DIALLERS: usize = 12;
+    const DIALS: usize = 60;
+    let (live, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (live_at_stop, peak_of_all) = (Arc::clone(&live), Arc::clone(&peak));
+    let server = full_from(MAX)
+        .on_conn_start(move |conn| {
+            peak.fetch_max(live.fetch_add(1, SeqCst) + 1, SeqCst);
+            conn.send_buffered(HELLO, "hello").unwrap();
+        })
+        .on_conn_stop(move |_, _| {
+            live_at_stop.fetch_sub(1, SeqCst);
+        });
+    let server = TestServer::start(server).await;
+
+    let addr = server.addr();
+    let diallers = (0..DIALLERS).map(|_| {
+        actix_rt::spawn(async move {
+            let mut greeted = 0;
+            for _ in 0..DIALS {
+                greeted += usize::from(TestClient::connect(addr).await.recv().await.is_some());
+            }
+            greeted
+        })
+    });
+    let greeted: usize = join_all(diallers).await.into_iter().map(Result::unwrap).sum();
+    let stats = server.handle().stats();
+    assert_eq!(stats.admitted, greeted as u64);
+    assert_eq!(stats.admitted + stats.refused, (DIALLERS * DIALS) as u64);
+    assert!(peak_of_all.load(SeqCst) <= MAX, "{} at once", peak_of_all.load(SeqCst));
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn g2_adds_from_many_threads_at_once_never_pass_the_limit() {
+    const MAX: usize = 100;
+    let settings = tuned(|s| s.max_conn = MAX);
+    let manager = ConnManager::new(&settings).start();
+    let (tx, mut answers) = unbounded_channel();
+    let arbiters: Vec<_> = (0..4).map(|_| Arbiter::new()).collect();
+    for (thread, arbiter) in arbiters.iter().enumerate() {
+        let (manager, settings, tx) = (manager.clone(), settings.clone(), tx.clone());
+        arbiter.spawn(async move {
+            let first = thread as u64 * 1_000;
+            let adds = (first..first + MAX as u64).map(|id| manager.send(Add(conn(id, &settings))));
+            for answer in join_all(adds).await {
+                tx.send(answer.unwrap()).unwrap();
+            }
+        });
+    }
+    drop(tx);
+    let mut admitted = Vec::new();
+    while let Some(answer) = within(answers.recv()).await {
+        match answer {
+            Ok(len) => admitted.push(len),
+            Err(why) => assert_eq!(why, AddError::Full { max_conn: MAX }),
+        }
+    }
+    admitted.sort_unstable();
+    assert_eq!(admitted, (1..=MAX).collect::<Vec<_>>(), "each place is given once");
+    assert_eq!(manager.send(Len).await.unwrap(), MAX);
+    for arbiter in arbiters {
+        arbiter.stop();
+        arbiter.join().unwrap();
+    }
+}
+
+#[actix::test]
+async fn g2_a_refused_dial_is_closed_at_once_counted_and_logged_and_has_no_hooks() {
+    let mut lines = log_lines();
+    let (journal, mut events) = journal();
+    let server = TestServer::start(journal.hooks(full_from(1))).await;
+    let mut admitted = TestClient::connect(server.addr()).await;
+    let id = events.started().await;
+
+    let mut silent = TestClient::connect(server.addr()).await;
+    assert_eq!(silent.recv().await, None);
+    let peer = silent.stream().local_addr().unwrap();
+    let line = lines.with(&format!("connection from {peer} refused")).await;
+    assert!(line.starts_with("WARN zinxide ") && line.contains("1 connections"), "{line}");
+    // One that talks at once is refused just so: nothing it says is handled.
+    let mut eager = TestClient::connect(server.addr()).await;
+    eager.send(1, "let me in").await;
+    assert_eq!(eager.recv().await, None);
+
+    assert_eq!((server.handle().stats().admitted, server.handle().stats().refused), (1, 2));
+    round_trip(&mut admitted, 1).await;
+    server.stop().await.unwrap();
+    assert_eq!(events.rest(), [Event::Stopped(id, CloseReason::Shutdown)]);
+}
+
+#[actix::test]
+async fn g2_a_place_that_was_given_back_is_given_again() {
+    let (journal, mut events) = journal();
+    let server = TestServer::start(journal.hooks(full_from(2))).await;
+    let _first = TestClient::connect(server.addr()).await;
+    let id = events.started().await;
+    let _second = TestClient::connect(server.addr()).await;
+    events.started().await;
+    assert_eq!(TestClient::connect(server.addr()).await.recv().await, None);
+
+    within(server.handle().conn_manager().send(Remove(id))).await.unwrap().unwrap();
+    let mut third = TestClient::connect(server.addr()).await;
+    third.send(1, "in").await;
+    assert_eq!(third.recv().await, Some(Frame::new(1, "in")));
+    assert_eq!(TestClient::connect(server.addr()).await.recv().await, None, "full again");
+    assert_eq!((server.handle().stats().admitted, server.handle().stats().refused), (3, 2));
+    server.stop().await.unwrap();
+}

@@ -1,0 +1,14 @@
+//! What the server guarantees: a file for each guarantee, whose number its tests carry.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail by panicking, too
+
+mod g01_independent;
+mod g02_max_conn;
+mod g03_hooks;
+mod g04_stopped_means_closed;
+mod g05_one_writer;
+mod g06_no_silent_loss;
+mod g07_oversize;
+mod g08_clear_conn;
+mod g09_panics;
+mod support;
