@@ -80,11 +80,15 @@ impl ServerHandle {
     ///
     /// The broadcast is under way as soon as this is called, so dropping the future loses only the
     /// report.
-    pub fn broadcast(
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TooLarge`] if no outbox could ever take the frame.
+    pub fn broadcast<F: Into<Frame>>(
         &self,
-        frame: Frame,
-    ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<> {
-        let report = self.0.manager.send(Broadcast(frame));
+        frame: F,
+    ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<F> {
+        let report = self.0.manager.send(Broadcast(frame.into()));
         // A manager that is gone has no connections.
         async move { report.await.unwrap_or_else(|_| Ok(BroadcastReport::default())) }
     }

@@ -124,7 +124,7 @@ async fn g1_clearing_and_stopping_one_server_leaves_the_other_alone() {
 
     assert_eq!(within(a.handle().clear_conn()).await, 1);
     round_trip(&mut of_b, 1).await;
-    a.handle().broadcast((7, "for a")).await;
+    a.handle().broadcast((7, "for a")).await.unwrap();
     a.stop().await.unwrap();
     round_trip(&mut of_b, 1).await;
     round_trip(&mut TestClient::connect(b.addr()).await, 1).await;

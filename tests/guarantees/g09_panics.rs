@@ -133,7 +133,6 @@ async fn g9_a_panic_of_an_actor_or_a_function_is_counted_once() {
 
 // Fails: the server learns of these panics by the drop of their message alone, which closes the
 // connection and does not count.
-#[ignore = "panics in a ResponseFuture and in a shared actor are not counted"]
 #[actix::test]
 async fn g9_a_panic_that_only_its_message_sees_is_counted_once() {
     assert_eq!(panics_counted(|server| server.route(PANICS, || Drives(fragile_later))).await, 1);
@@ -379,7 +378,6 @@ async fn ends_in_the_mailbox(last: &'static str) -> [CloseReason; 2] {
 
 // Fails: tokio drops the actor and its mailbox while the panic unwinds, so that the messages of
 // others in it take themselves for the one that panicked.
-#[ignore = "messages behind a panic of a shared actor end as HandlerPanicked, not as HandlerGone"]
 #[actix::test]
 async fn g9_messages_in_the_mailbox_of_a_shared_actor_that_panicked_are_told_apart() {
     let ends = ends_in_the_mailbox("panic").await;
@@ -389,7 +387,6 @@ async fn g9_messages_in_the_mailbox_of_a_shared_actor_that_panicked_are_told_apa
 
 // Fails: the mailbox drops its messages, and a message dropped unhandled on an actor's orderly end
 // is not to be told from one that was handled.
-#[ignore = "messages in the mailbox of a shared actor that stops are lost without a word"]
 #[actix::test]
 async fn g9_messages_in_the_mailbox_of_a_shared_actor_that_stopped_are_told() {
     let ends = ends_in_the_mailbox("stop").await;
