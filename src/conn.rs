@@ -78,7 +78,7 @@ impl Conn {
     pub(crate) fn new(
         id: ConnId,
         peer_addr: SocketAddr,
-        local_addr: SocketAddr,
+        local_addr: Arc<SocketAddr>,
         limits: Arc<Limits>,
     ) -> Self {
         Self { shared: Arc::new(Shared::new(id, peer_addr, local_addr, limits)) }
@@ -96,7 +96,7 @@ impl Conn {
 
     /// The address of the server that the peer connected to.
     pub fn local_addr(&self) -> SocketAddr {
-        self.shared.local_addr
+        *self.shared.local_addr
     }
 
     /// Accepts a frame for sending, as soon as the outbox has room.

@@ -1,5 +1,6 @@
 //! The actor behind one socket: it reads, delivers, writes, and ends.
 
+mod deadlines;
 mod hooks;
 mod input;
 mod link;
@@ -13,13 +14,13 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFuture, Addr, AsyncContext, Context, Handler, Message};
 use bytes::BytesMut;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::conn::{CloseReason, Conn, Ending, Slow, TurnEnd};
 use crate::conn_manager::Registration;
 use crate::event;
 use crate::transport::Transport;
 use crate::turn::Turn;
+use deadlines::{Deadlines, Due};
 pub(crate) use hooks::Hooks;
 use input::{Input, Progress};
 pub(crate) use link::Link;
@@ -47,19 +48,13 @@ pub struct Connection {
     /// Where the worker keeps `link` for broadcasts, from `on_conn_start` to the socket's end.
     key: Option<usize>,
     input: Input,
-    timer: Option<Pin<Box<Sleep>>>,
-    /// Since when the peer takes nothing of what is to be written.
-    stalled: Option<Instant>,
-    /// When an ending is over at the latest.
-    deadline: Option<Instant>,
+    deadlines: Deadlines,
     /// The peer was sent something since the ending began, or sent something itself.
     talking: bool,
     /// The writing side is shut down.
     shut: bool,
-    /// Until when the peer may take to close its side.
-    linger: Option<Instant>,
-    /// When the socket was closed.
-    closed: Option<Instant>,
+    /// The socket is closed.
+    closed: bool,
     /// Its drop takes the connection out of the manager's table.
     registration: Option<Registration>,
     /// `on_conn_start` has been called and `on_conn_stop` has not.
@@ -81,13 +76,10 @@ impl Connection {
             local,
             key: None,
             input: Input::default(),
-            timer: None,
-            stalled: None,
-            deadline: None,
+            deadlines: Deadlines::default(),
             talking: false,
             shut: false,
-            linger: None,
-            closed: None,
+            closed: false,
             registration: Some(registration),
             started: false,
         }
@@ -115,14 +107,11 @@ impl Connection {
     fn step(&mut self, link: &Link, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Step {
         let shared = link.conn.shared();
         let ending = shared.begin_turn(cx.waker(), || self.local.spare_buffer());
-        if ending.is_some() && self.deadline.is_none() {
-            self.deadline = Some(Instant::now() + shared.limits.drain_deadline);
-        }
         if ending == Some(Ending::Cut) {
             self.close_socket();
         }
         let input = self.input.run(link, &self.local, ending, turn, cx);
-        let written = self.flush(link, cx);
+        let written = self.flush(link, ending, cx);
         match (ending, input) {
             (Some(Ending::Drain), Progress::Done) if written => {
                 shared.seal();
@@ -142,6 +131,9 @@ impl Connection {
             (_, Progress::OutboxFull) if shared.allowance() > 0 => return Step::Again,
             _ => {}
         }
+        if ending.is_some() {
+            self.set_deadlines();
+        }
         if self.poll_deadlines(cx).is_ready() {
             self.abandon();
             return Step::Ended;
@@ -160,19 +152,19 @@ impl Connection {
     }
 
     /// Writes what the outbox has. True if that is all of it.
-    fn flush(&mut self, link: &Link, cx: &mut TaskContext<'_>) -> bool {
+    fn flush(&mut self, link: &Link, ending: Option<Ending>, cx: &mut TaskContext<'_>) -> bool {
         let mut progress = false;
         let flushed = link.poll_flush(&mut progress, cx);
-        self.talking |= progress && self.deadline.is_some();
+        self.talking |= progress && ending.is_some();
         match flushed {
-            Poll::Ready(Ok(())) => self.stalled = None,
+            Poll::Ready(Ok(())) => self.deadlines.clear(Due::Write),
             Poll::Ready(Err(error)) => {
                 link.conn.close(CloseReason::Io(error.kind()));
                 self.close_socket();
             }
             Poll::Pending => {
-                if progress || self.stalled.is_none() {
-                    self.stalled = Some(Instant::now());
+                if progress || !self.deadlines.is_set(Due::Write) {
+                    self.deadlines.set(Due::Write, link.conn.shared().limits.write_deadline);
                 }
                 return false;
             }
@@ -195,56 +187,41 @@ impl Connection {
         if ended || !self.talking {
             return Poll::Ready(());
         }
-        self.linger.get_or_insert_with(|| Instant::now() + LINGER);
+        if !self.deadlines.is_set(Due::Linger) {
+            self.deadlines.set(Due::Linger, LINGER);
+        }
         Poll::Pending
+    }
+
+    /// An ending that is not over at once gets a deadline.
+    fn set_deadlines(&mut self) {
+        if !self.deadlines.is_set(Due::End) {
+            self.deadlines.set(Due::End, self.conn().shared().limits.drain_deadline);
+        }
+        if self.closed && self.registration.is_some() && !self.deadlines.is_set(Due::Handlers) {
+            self.deadlines.set(Due::Handlers, HANDLER_GRACE);
+        }
     }
 
     /// Does what time demands. Ready when the ending's deadline has passed.
     fn poll_deadlines(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        while let Some(due) = self.due() {
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
+        loop {
+            match ready!(self.deadlines.poll(cx)) {
+                Due::End => return Poll::Ready(()),
+                Due::Write => {
+                    self.conn().close(CloseReason::SlowConsumer(Slow::WriteDeadline));
+                    self.close_socket();
+                }
+                Due::Linger => self.close_socket(),
+                Due::Handlers => self.registration = None,
             }
-            ready!(timer.as_mut().poll(cx));
-            let now = Instant::now();
-            if self.deadline.is_some_and(|deadline| deadline <= now) {
-                return Poll::Ready(());
-            }
-            if self.write_deadline().is_some_and(|deadline| deadline <= now) {
-                self.conn().close(CloseReason::SlowConsumer(Slow::WriteDeadline));
-                self.close_socket();
-                cx.waker().wake_by_ref();
-            }
-            if self.linger.is_some_and(|deadline| deadline <= now) {
-                self.close_socket();
-                cx.waker().wake_by_ref();
-            }
-            if self.grace().is_some_and(|deadline| deadline <= now) {
-                self.registration = None;
-            }
+            // The next step goes on from here.
+            cx.waker().wake_by_ref();
         }
-        self.timer = None;
-        Poll::Pending
-    }
-
-    /// The next moment at which something is due. A connection that is well has none, and no timer.
-    fn due(&self) -> Option<Instant> {
-        let all = [self.deadline, self.write_deadline(), self.linger, self.grace()];
-        all.into_iter().flatten().min()
-    }
-
-    fn write_deadline(&self) -> Option<Instant> {
-        Some(self.stalled? + self.conn().shared().limits.write_deadline)
-    }
-
-    fn grace(&self) -> Option<Instant> {
-        self.registration.as_ref()?;
-        Some(self.closed? + HANDLER_GRACE)
     }
 
     fn is_open(&self) -> bool {
-        self.closed.is_none()
+        !self.closed
     }
 
     /// Gives back what an idle connection does not need.
@@ -257,12 +234,12 @@ impl Connection {
 
     /// Closes the socket, at whatever point of its life. What the ending still wrote is written.
     fn close_socket(&mut self) {
-        if self.closed.is_some() {
+        if self.closed {
             return;
         }
-        self.closed = Some(Instant::now());
-        self.stalled = None;
-        self.linger = None;
+        self.closed = true;
+        self.deadlines.clear(Due::Write);
+        self.deadlines.clear(Due::Linger);
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }

@@ -296,7 +296,13 @@ impl BoundServer {
             settings.workers(),
         );
 
-        let mut acceptor = Acceptor::new(listener, handle.conn_manager().clone(), &workers, limits);
+        let mut acceptor = Acceptor::new(
+            listener,
+            handle.local_addr(),
+            handle.conn_manager().clone(),
+            &workers,
+            limits,
+        );
         let accepted = tokio::select! {
             error = acceptor.run() => Err(ServerError::Accept(error)),
             () = handle.stop_requested() => Ok(()),

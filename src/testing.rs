@@ -66,7 +66,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 /// hold connections, of a [`ConnManager`] first of all.
 pub fn conn(id: ConnId, settings: &Settings) -> Conn {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Conn::new(id, nowhere, nowhere, Arc::new(settings.limits(Arc::default())))
+    Conn::new(id, nowhere, Arc::new(nowhere), Arc::new(settings.limits(Arc::default())))
 }
 
 /// Takes what a [`conn`] without a socket has accepted so far, in order.

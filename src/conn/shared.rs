@@ -44,7 +44,8 @@ impl Limits {
 pub(crate) struct Shared {
     pub(crate) id: ConnId,
     pub(crate) peer_addr: SocketAddr,
-    pub(crate) local_addr: SocketAddr,
+    /// Shared by the connections of a listener on one address.
+    pub(crate) local_addr: Arc<SocketAddr>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) window: Window,
     pub(crate) properties: Properties,
@@ -129,7 +130,7 @@ impl Shared {
     pub(crate) fn new(
         id: ConnId,
         peer_addr: SocketAddr,
-        local_addr: SocketAddr,
+        local_addr: Arc<SocketAddr>,
         limits: Arc<Limits>,
     ) -> Self {
         Self {

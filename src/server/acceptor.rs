@@ -41,6 +41,8 @@ enum Fault {
 
 pub(crate) struct Acceptor<L> {
     listener: L,
+    /// Where it listens.
+    addr: Arc<SocketAddr>,
     manager: Arc<Addr<ConnManager>>,
     placement: Placement,
     limits: Arc<Limits>,
@@ -50,12 +52,14 @@ pub(crate) struct Acceptor<L> {
 impl<L: Listen> Acceptor<L> {
     pub(crate) fn new(
         listener: L,
+        addr: SocketAddr,
         manager: Addr<ConnManager>,
         workers: &Workers,
         limits: Arc<Limits>,
     ) -> Self {
         let placement = workers.placement();
-        Self { listener, manager: Arc::new(manager), placement, limits, next_id: 1 }
+        let addr = Arc::new(addr);
+        Self { listener, addr, manager: Arc::new(manager), placement, limits, next_id: 1 }
     }
 
     /// Accepts until the listener is dead. Answers what killed it.
@@ -86,9 +90,13 @@ impl<L: Listen> Acceptor<L> {
     }
 
     async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let local = match stream.local_addr() {
-            Ok(local) => local,
-            Err(error) => return event::accept_skipped(&self.limits.counters, &error),
+        let local = if self.addr.ip().is_unspecified() {
+            match stream.local_addr() {
+                Ok(addr) => Arc::new(addr),
+                Err(error) => return event::accept_skipped(&self.limits.counters, &error),
+            }
+        } else {
+            Arc::clone(&self.addr)
         };
         let id = self.next_id;
         self.next_id += 1;
