@@ -4,15 +4,21 @@
 #![allow(missing_docs, clippy::unwrap_used)] // the macros make items without documentation
 
 use std::hint::black_box;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Context, Handler, Message, System};
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio_util::codec::Encoder;
 use zinxide::conn_manager::{Add, Broadcast, Get, Remove};
-use zinxide::testing::{accepted, conn};
-use zinxide::{ConnId, ConnManager, Frame, FrameCodec, Settings, WireFormat};
+use zinxide::testing::{TestConnection, accepted, conn};
+use zinxide::{ConnId, ConnManager, Frame, FrameCodec, Inbound, Server, Settings, WireFormat};
 
 const SIZES: [usize; 4] = [16, 256, 4096, 65_536];
 
@@ -83,6 +89,89 @@ fn mailbox(c: &mut Criterion) {
             })
         });
     });
+    group.finish();
+}
+
+/// A peer without a socket: it has sent batches of messages, and throws the answers away.
+struct Batches {
+    batch: Bytes,
+    left: u64,
+}
+
+impl AsyncRead for Batches {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left > 0 {
+            self.left -= 1;
+            buffer.put_slice(&self.batch);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Batches {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(black_box(bytes).len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// All that a message goes through between two system calls, there and back.
+fn connection(c: &mut Criterion) {
+    struct Echo;
+    impl Actor for Echo {
+        type Context = Context<Self>;
+    }
+    impl Handler<Inbound> for Echo {
+        type Result = ();
+        fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
+            let payload = msg.take_payload();
+            msg.reply(1, payload);
+        }
+    }
+    let by_function =
+        || Server::new(roomy()).route_fn(1, async |mut msg: Inbound| (1, msg.take_payload()));
+    let by_actor = || Server::new(roomy()).route(1, || Echo);
+    let system = System::new();
+    let mut group = c.benchmark_group("connection");
+    for depth in [1, 64] {
+        let mut batch = BytesMut::new();
+        for _ in 0..depth {
+            let mut codec = FrameCodec::new(WireFormat::LtvLe, u32::MAX);
+            codec.encode(Frame::new(1, &[0; 64][..]), &mut batch).unwrap();
+        }
+        let batch = batch.freeze();
+        let mut run = |name: &str, server: &dyn Fn() -> Server| {
+            group.bench_function(BenchmarkId::new(name, depth), |b| {
+                b.iter_custom(|n| {
+                    let peer = Batches { batch: batch.clone(), left: n.div_ceil(depth) };
+                    let end = Arc::new(Notify::new());
+                    let ended = Arc::clone(&end);
+                    timed(&system, async {
+                        let server = server().on_conn_stop(move |_, _| ended.notify_one());
+                        let _connection = TestConnection::start(server, peer).await;
+                        end.notified().await;
+                    })
+                });
+            });
+        };
+        run("echo by a function, in batches of", &by_function);
+        run("echo by an actor, in batches of", &by_actor);
+    }
     group.finish();
 }
 
@@ -209,6 +298,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(1));
-    targets = codec, mailbox, outbox, broadcast, conn_manager
+    targets = codec, mailbox, connection, outbox, broadcast, conn_manager
 }
 criterion_main!(parts);
