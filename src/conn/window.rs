@@ -57,3 +57,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,3 +137,6 @@ fn by_code(code: Option<i32>) -> Fault {
 fn by_code(_: Option<i32>) -> Fault {
     Fault::Machine
 }
+
+#[cfg(all(test, unix))]
+mod tests;
