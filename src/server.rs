@@ -185,7 +185,8 @@ impl Server {
             registered.map_err(|_| ServerError::NoSystem)??;
         }
         let handle = ServerHandle::new(addr, manager, router, connections, counters);
-        Ok(BoundServer { settings, listener, limits, workers, handle, signals })
+        let told = StoppedOnDrop(handle.clone());
+        Ok(BoundServer { settings, listener, limits, workers, handle, signals, told })
     }
 
     /// Binds and serves until a signal or [`ServerHandle::stop`].
@@ -220,6 +221,8 @@ pub struct BoundServer {
     workers: Workers,
     handle: ServerHandle,
     signals: bool,
+    /// Last, so that the port is free when it tells.
+    told: StoppedOnDrop,
 }
 
 impl BoundServer {
@@ -242,10 +245,10 @@ impl BoundServer {
     /// [`ServerError::Accept`] if the listener dies (connections are drained all the same),
     /// [`ServerError::Forced`] if a second signal comes, [`ServerError::Signals`].
     pub async fn serve(self) -> Result<(), ServerError> {
-        let Self { settings, listener, limits, workers, handle, signals } = self;
+        // However this function ends, who waits for the stop is told: as the last thing, since it
+        // is bound first.
+        let Self { told: _told, settings, listener, limits, workers, handle, signals } = self;
         let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
-        // However this function ends, who waits for the stop is told.
-        let _told = StoppedOnDrop(&handle);
         event::listening(
             &settings.name,
             handle.local_addr(),
@@ -282,9 +285,10 @@ impl BoundServer {
     }
 }
 
-struct StoppedOnDrop<'a>(&'a ServerHandle);
+/// Tells those who wait for the stop of a server, also of one that never served.
+struct StoppedOnDrop(ServerHandle);
 
-impl Drop for StoppedOnDrop<'_> {
+impl Drop for StoppedOnDrop {
     fn drop(&mut self) {
         self.0.advance(Phase::Stopped);
     }
