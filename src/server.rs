@@ -299,3 +299,7 @@ impl fmt::Debug for BoundServer {
         f.debug_struct("BoundServer").field("handle", &self.handle).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;

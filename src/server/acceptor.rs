@@ -138,5 +138,6 @@ fn by_code(_: Option<i32>) -> Fault {
     Fault::Machine
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
