@@ -99,7 +99,7 @@ impl Conn {
         *self.shared.local_addr
     }
 
-    /// Accepts a frame for sending, as soon as the outbox has room.
+    /// Accepts a frame for sending if the outbox has room, else as soon as it is half empty again.
     ///
     /// # Errors
     ///

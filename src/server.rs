@@ -211,8 +211,8 @@ impl Server {
             let registered = handle.router().send(Register { id, route }).await;
             registered.map_err(|_| ServerError::NoSystem)??;
         }
-        let handle = StoppedOnDrop(handle);
-        Ok(BoundServer { settings, listener, limits, workers, handle, signals })
+        let told = StoppedOnDrop(handle.clone());
+        Ok(BoundServer { settings, listener, limits, workers, handle, signals, told })
     }
 
     pub(crate) fn into_parts(self) -> (Settings, Vec<(MsgId, RouteMaker)>, Hooks) {
@@ -260,19 +260,21 @@ pub struct BoundServer {
     listener: TcpListener,
     limits: Arc<Limits>,
     workers: Workers,
-    handle: StoppedOnDrop,
+    handle: ServerHandle,
     signals: bool,
+    /// Last, so that the port is free when it tells.
+    told: StoppedOnDrop,
 }
 
 impl BoundServer {
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
-        self.handle.0.local_addr()
+        self.handle.local_addr()
     }
 
     /// A handle, to be kept when the server serves.
     pub fn handle(&self) -> ServerHandle {
-        self.handle.0.clone()
+        self.handle.clone()
     }
 
     /// Serves until a signal or [`ServerHandle::stop`], then drains: accepts no more, lets
@@ -286,8 +288,9 @@ impl BoundServer {
     /// [`ServerError::Accept`] if the listener dies (connections are drained all the same),
     /// [`ServerError::Forced`] if a second signal comes, [`ServerError::Signals`].
     pub async fn serve(self) -> Result<(), ServerError> {
-        let Self { settings, listener, limits, workers, handle, signals } = self;
-        let handle = &handle.0;
+        // However this function ends, who waits for the stop is told: as the last thing, since it
+        // is bound first.
+        let Self { told: _told, settings, listener, limits, workers, handle, signals } = self;
         let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
         event::listening(
             &settings.name,
@@ -331,7 +334,7 @@ impl BoundServer {
     }
 }
 
-/// However a server ends, who waits for its stop is told.
+/// Tells those who wait for the stop of a server, also of one that never served.
 struct StoppedOnDrop(ServerHandle);
 
 impl Drop for StoppedOnDrop {
@@ -342,6 +345,10 @@ impl Drop for StoppedOnDrop {
 
 impl fmt::Debug for BoundServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundServer").field("handle", &self.handle.0).finish_non_exhaustive()
+        f.debug_struct("BoundServer").field("handle", &self.handle).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests;

@@ -275,3 +275,6 @@ impl Batch {
         self.segments.push_back(Segment { bytes, frames: 1, shared: true });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -339,11 +339,11 @@ impl Shared {
     }
 
     /// How many more messages may be handed to handlers, 0 while the outbox is full or half full
-    /// of bytes: what is handed out may be answered.
-    pub(crate) fn allowance(&self) -> u32 {
+    /// of bytes: what is handed out may be answered. `direct` answers wait beside the outbox.
+    pub(crate) fn allowance(&self, direct: usize) -> u32 {
         let state = self.lock();
         let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
-        let room = outbox_frames.saturating_sub(state.outbox.frames());
+        let room = outbox_frames.saturating_sub(state.outbox.frames() + direct);
         if state.outbox.bytes() > outbox_bytes / 2 {
             return 0;
         }

@@ -98,3 +98,6 @@ fn current_thread() -> u64 {
     NUMBER.set(NEXT.fetch_add(1, Relaxed));
     NUMBER.get()
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,7 +136,7 @@ impl Input {
                 }
             };
             if self.granted == 0 {
-                self.granted = grant(conn);
+                self.granted = grant(conn, link.direct_frames());
                 if self.granted == 0 {
                     self.held = Some(frame);
                     return Progress::OutboxFull;
@@ -232,10 +232,10 @@ impl Input {
 
 /// Takes places of the window, as many as may be answered. If there are none now, the connection
 /// is woken when half of the window is free again.
-fn grant(conn: &Conn) -> u32 {
+fn grant(conn: &Conn, direct: usize) -> u32 {
     let shared = conn.shared();
     loop {
-        let granted = shared.allowance().min(GRANT);
+        let granted = shared.allowance(direct).min(GRANT);
         if granted > 0 {
             shared.window.disarm();
             shared.window.enter(granted);

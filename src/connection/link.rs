@@ -135,6 +135,12 @@ impl Link {
         Pushed::Accepted
     }
 
+    /// How many answers are to be written without having passed the outbox.
+    pub(crate) fn direct_frames(&self) -> usize {
+        let io = self.io.borrow();
+        if io.direct { io.batch.size().0 } else { 0 }
+    }
+
     /// Shuts the writing side down. What was written is the peer's to read.
     pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.io.borrow_mut().transport {

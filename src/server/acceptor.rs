@@ -148,3 +148,7 @@ fn by_code(code: Option<i32>) -> Fault {
 fn by_code(_: Option<i32>) -> Fault {
     Fault::Machine
 }
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests;

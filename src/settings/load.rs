@@ -158,15 +158,26 @@ impl Builder {
     }
 
     fn build(self) -> Result<Settings, SettingsError> {
-        let settings = settings_of(self.values).map_err(SettingsError::Environment)?;
+        let Self { values, origins, .. } = self;
+        let settings = settings_of(values).map_err(SettingsError::Environment)?;
         settings.validate().map_err(|error| match error {
             SettingsError::OutOfRange { key, must, .. } => {
-                SettingsError::OutOfRange { key, must, origin: self.origins.get(key).cloned() }
+                SettingsError::OutOfRange { key, must, origin: blamed(key, &origins) }
             }
             other => other,
         })?;
         Ok(settings)
     }
+}
+
+/// Who made the value of `key` one that makes no sense.
+fn blamed(key: &str, origins: &Map<String, String>) -> Option<String> {
+    // A default can be too small for what another key was set to.
+    let cause = match key {
+        "max_msg_chan_bytes" if !origins.contains_key(key) => "max_packet_size",
+        _ => key,
+    };
+    origins.get(cause).cloned()
 }
 
 fn settings_of(values: Map<String, Value>) -> Result<Settings, ConfigError> {

@@ -1,0 +1,159 @@
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use actix::Actor;
+use tokio::time::Instant;
+
+use super::*;
+use crate::conn_manager::Len;
+use crate::connection::Hooks;
+use crate::event::Counters;
+use crate::testing::settings;
+
+/// Answers one step after the other, then that the listener is dead.
+struct Script {
+    steps: VecDeque<io::Result<(TcpStream, SocketAddr)>>,
+    calls: Vec<Instant>,
+}
+
+impl Listen for Script {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.calls.push(Instant::now());
+        self.steps.pop_front().unwrap_or_else(|| Err(errno(libc::EINVAL)))
+    }
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+fn failed(code: i32) -> io::Result<(TcpStream, SocketAddr)> {
+    Err(errno(code))
+}
+
+/// A connection as accept answers it, and the peer's end of it.
+async fn dial() -> ((TcpStream, SocketAddr), TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (listener.accept().await.unwrap(), peer)
+}
+
+/// A script run to its end.
+struct Played {
+    ended: io::Error,
+    /// Milliseconds between one accept and the next.
+    pauses: Vec<u128>,
+    counters: Arc<Counters>,
+    manager: Addr<ConnManager>,
+    /// They keep the connections alive.
+    _workers: Workers,
+}
+
+async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)>>) -> Played {
+    let settings = settings();
+    let counters = Arc::new(Counters::default());
+    let limits = Arc::new(settings.limits(Arc::clone(&counters)));
+    let workers = Workers::start(1, &Arc::new(Hooks::default()), &counters);
+    let manager = ConnManager::new(&settings).start();
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let script = Script { steps: steps.into_iter().collect(), calls: Vec::new() };
+    let mut acceptor = Acceptor::new(script, addr, manager.clone(), &workers, limits);
+    let ended = acceptor.run().await;
+    let calls = &acceptor.listener.calls;
+    let pauses = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    Played { ended, pauses, counters, manager, _workers: workers }
+}
+
+/// The timer rounds up to its next millisecond.
+fn assert_pauses(played: &Played, wanted: &[u128]) {
+    let fits =
+        |(&pause, &wanted): (&u128, &u128)| pause == wanted || (wanted > 0 && pause == wanted + 1);
+    let all = played.pauses.len() == wanted.len() && played.pauses.iter().zip(wanted).all(fits);
+    assert!(all, "paused for {:?} ms, not {wanted:?}", played.pauses);
+}
+
+#[test]
+fn g14_accept_errors_are_the_dials_the_machines_or_the_listeners_fault() {
+    let dials = [
+        libc::ECONNABORTED,
+        libc::ECONNRESET,
+        libc::EINTR,
+        libc::EAGAIN,
+        libc::ETIMEDOUT,
+        libc::EPERM,
+        libc::EHOSTUNREACH,
+        libc::ENETUNREACH,
+        libc::ENETDOWN,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+    ];
+    let machines = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    let listeners = [libc::EINVAL, libc::EBADF, libc::ENOTSOCK, libc::EFAULT, libc::EOPNOTSUPP];
+    for (codes, whose) in [
+        (&dials[..], Fault::Dial),
+        (&machines[..], Fault::Machine),
+        (&listeners[..], Fault::Listener),
+    ] {
+        for &code in codes {
+            let error = errno(code);
+            assert_eq!(fault(&error), whose, "{error}");
+        }
+    }
+}
+
+#[test]
+fn g14_an_error_that_nobody_foresaw_is_taken_for_the_machines() {
+    assert_eq!(fault(&io::Error::other("?")), Fault::Machine);
+}
+
+#[actix::test]
+async fn g14_a_dead_listener_ends_the_accepting_with_its_error() {
+    let played = play([]).await;
+    assert_eq!(played.ended.raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(played.counters.snapshot().accept_errors, 0, "it is answered, not counted");
+}
+
+#[actix::test]
+async fn g14_a_dial_that_failed_is_skipped_without_a_pause() {
+    tokio::time::pause();
+    let played = play([libc::ECONNABORTED, libc::EPROTO, libc::EPERM].map(failed)).await;
+    assert_pauses(&played, &[0, 0, 0]);
+    assert_eq!(played.counters.snapshot().accept_errors, 3);
+}
+
+#[actix::test]
+async fn g14_a_machine_out_of_descriptors_is_tried_again_in_pauses_that_grow_to_a_second() {
+    tokio::time::pause();
+    let played = play((0..10).map(|_| failed(libc::EMFILE))).await;
+    assert_pauses(&played, &[10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
+    assert_eq!(played.counters.snapshot().accept_errors, 10);
+}
+
+#[actix::test]
+async fn g14_a_dial_that_failed_between_does_not_end_the_back_off() {
+    tokio::time::pause();
+    let codes = [libc::ENFILE, libc::ECONNABORTED, libc::ENOMEM];
+    assert_pauses(&play(codes.map(failed)).await, &[10, 0, 20]);
+}
+
+#[actix::test]
+async fn g14_when_descriptors_are_there_again_dials_are_served_and_the_back_off_is_forgotten() {
+    tokio::time::pause();
+    let (accepted, _peer) = dial().await;
+    let steps = [failed(libc::EMFILE), failed(libc::EMFILE), Ok(accepted), failed(libc::EMFILE)];
+    let played = play(steps).await;
+    // No time passes while a dial is admitted, because the clock stands still.
+    assert_pauses(&played, &[10, 20, 0, 10]);
+    assert_eq!(played.manager.send(Len).await.unwrap(), 1, "the dial is admitted");
+}
+
+#[actix::test]
+async fn g16_ids_grow_by_one_a_dial_also_over_failures() {
+    let (first, _one) = dial().await;
+    let (second, _two) = dial().await;
+    let played = play([Ok(first), failed(libc::ECONNABORTED), Ok(second)]).await;
+    let mut ids = played.manager.send(crate::conn_manager::Ids).await.unwrap();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2]);
+}
