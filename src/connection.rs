@@ -128,7 +128,9 @@ impl Connection {
                 return Step::Ended;
             }
             // The outbox was full, and now it is not.
-            (_, Progress::OutboxFull) if shared.allowance(0) > 0 => return Step::Again,
+            (_, Progress::OutboxFull) if shared.in_flight_limit(0) > shared.window.in_flight() => {
+                return Step::Again;
+            }
             _ => {}
         }
         if ending.is_some() {

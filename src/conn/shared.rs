@@ -338,17 +338,16 @@ impl Shared {
         TurnEnd::Rest((!pending).then(|| state.outbox.reclaim()))
     }
 
-    /// How many more messages may be handed to handlers, 0 while the outbox is full or half full
-    /// of bytes: what is handed out may be answered. `direct` answers wait beside the outbox.
-    pub(crate) fn allowance(&self, direct: usize) -> u32 {
+    /// How many messages may be with handlers now: the window, or what the outbox has room to
+    /// answer, if that is less. `direct` answers wait beside the outbox.
+    pub(crate) fn in_flight_limit(&self, direct: usize) -> u32 {
         let state = self.lock();
         let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
-        let room = outbox_frames.saturating_sub(state.outbox.frames() + direct);
         if state.outbox.bytes() > outbox_bytes / 2 {
             return 0;
         }
-        let allowed = window.min(u32::try_from(room).unwrap_or(u32::MAX));
-        allowed.saturating_sub(self.window.in_flight())
+        let room = outbox_frames.saturating_sub(state.outbox.frames() + direct);
+        window.min(u32::try_from(room).unwrap_or(u32::MAX))
     }
 
     /// Moves all that is queued into `batch`, which is empty; false if nothing is queued.

@@ -231,23 +231,20 @@ impl Input {
 }
 
 /// Takes places of the window, as many as may be answered. If there are none now, the connection
-/// is woken when half of the window is free again.
+/// is woken by the first that is given back.
 fn grant(conn: &Conn, direct: usize) -> u32 {
     let shared = conn.shared();
+    let window = &shared.window;
     loop {
-        let granted = shared.allowance(direct).min(GRANT);
+        let limit = shared.in_flight_limit(direct);
+        let granted = limit.saturating_sub(window.in_flight()).min(GRANT);
         if granted > 0 {
-            shared.window.disarm();
-            shared.window.enter(granted);
+            window.disarm();
+            window.enter(granted);
             return granted;
         }
-        let in_flight = shared.window.in_flight();
-        if in_flight == 0 {
-            // All the room that is missing is in the outbox.
-            shared.window.disarm();
-            return 0;
-        }
-        if !shared.window.wait_below(in_flight / 2 + 1) {
+        // With a limit of 0, all the room that is missing is in the outbox.
+        if !window.wait_below(limit) {
             return 0;
         }
     }

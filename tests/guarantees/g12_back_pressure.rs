@@ -118,6 +118,33 @@ async fn g12_a_slow_shared_actor_stops_its_connections_reading_and_holds_at_most
     holds_at_most_the_window(ELSEWHERE).await;
 }
 
+/// The reader once waited for half of the window it had seen, which messages that are kept for
+/// long can hold back for ever.
+#[actix::test]
+async fn g12_one_place_given_back_is_one_message_more_whatever_else_is_kept() {
+    for id in [HERE, ELSEWHERE] {
+        let (server, mut hooked, shelf) = shelving();
+        let server = TestServer::start(server).await;
+        let (mut client, conn) = hooked.connect(&server).await;
+        let (mut neighbour, _) = hooked.connect(&server).await;
+        client
+            .send_bytes(&bytes_of((0..2 * WINDOW).map(|n| (id, n.to_string().into_bytes()))))
+            .await;
+        let mut kept = Vec::new();
+        for n in 0..=WINDOW as usize {
+            while shelf.len() + kept.len() < WINDOW as usize {
+                echo(&mut neighbour).await;
+            }
+            kept.append(&mut shelf.take());
+            assert_eq!(kept.len(), WINDOW as usize, "after {n} were given back");
+            drop(kept.pop());
+        }
+        conn.stop();
+        kept.clear();
+        server.stop().await.unwrap();
+    }
+}
+
 #[actix::test]
 async fn g12_a_slow_function_stops_its_connections_reading_and_holds_one_message() {
     let (gate, calls) = (Arc::new(Notify::new()), Log::default());
