@@ -1,5 +1,5 @@
-//! Heap allocations per message: a change that makes the path of a message slower is seen here
-//! without asking a clock.
+//! Heap allocations: a change that makes the path of a message slower, or a connection larger, is
+//! seen here without asking a clock.
 //!
 //! One test only, because the allocator counts what the whole process does.
 
@@ -19,6 +19,11 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const BY_FUNCTION: u32 = 1;
 const BY_ACTOR: u32 = 2;
+const BURST: u32 = 3;
+
+/// A burst of small frames, about as much as an outbox takes by default.
+const BURST_FRAMES: usize = 1000;
+const BURST_PAYLOAD: usize = 1000;
 
 /// Messages written at once, and how often.
 const DEPTH: usize = 64;
@@ -63,13 +68,40 @@ fn allocations_per_message(addr: SocketAddr, id: u32) -> f64 {
     (change.allocations + change.reallocations) as f64 / (ROUNDS * DEPTH) as f64
 }
 
+/// Has the server fill an outbox before anything of it is read. Answers how many bytes of heap
+/// are left of it when it is empty again.
+fn left_of_a_burst(addr: SocketAddr) -> isize {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let mut frame = [0; 8];
+    frame[4..].copy_from_slice(&BURST.to_le_bytes());
+    let mut burst = vec![0; BURST_FRAMES * (8 + BURST_PAYLOAD)];
+    let echo = |stream: &mut TcpStream| {
+        stream.write_all(&[0, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+    };
+    echo(&mut stream);
+    let region = Region::new(ALLOCATOR);
+    stream.write_all(&frame).unwrap();
+    stream.read_exact(&mut burst).unwrap();
+    // When this is answered, the connection has had the time to give back what the burst took.
+    echo(&mut stream);
+    let change = region.change();
+    assert!(change.bytes_allocated > BURST_FRAMES * BURST_PAYLOAD, "nothing was queued");
+    change.bytes_allocated as isize - change.bytes_deallocated as isize
+}
+
 #[actix::test]
-async fn a_message_costs_a_function_no_allocation_and_an_actor_a_share_of_its_batch() {
+async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() {
     let mut settings = settings();
     settings.worker_pool_size = 1;
     let server = Server::new(settings)
         .route_fn(BY_FUNCTION, async |mut msg: Inbound| (BY_FUNCTION, msg.take_payload()))
-        .route(BY_ACTOR, || Echo);
+        .route(BY_ACTOR, || Echo)
+        .route_fn(BURST, async |msg: Inbound| {
+            for _ in 0..BURST_FRAMES {
+                msg.conn().send_buffered(BURST, &[0; BURST_PAYLOAD][..]).unwrap();
+            }
+        });
     let server = TestServer::start(server).await;
     let addr = server.addr();
     let measure = move |id| tokio::task::spawn_blocking(move || allocations_per_message(addr, id));
@@ -82,5 +114,10 @@ async fn a_message_costs_a_function_no_allocation_and_an_actor_a_share_of_its_ba
     // batch, not for each message.
     let actor = measure(BY_ACTOR).await.unwrap();
     assert!(actor < 4.0 / DEPTH as f64, "{actor} allocations a message with a handler actor");
+
+    // A connection that once had a megabyte in its outbox is small again when that is empty.
+    let left = tokio::task::spawn_blocking(move || left_of_a_burst(addr)).await.unwrap();
+    // A worker keeps a few buffers of up to 64 KiB for whoever writes next.
+    assert!(left < 300 * 1024, "{left} bytes are left of a burst");
     server.stop().await.unwrap();
 }
