@@ -5,6 +5,7 @@
 //! like change single settings. Try it with the example `client`.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use actix::{Actor, Context, Handler};
 use log::info;
@@ -41,9 +42,7 @@ fn connection_lost(conn: &Conn, why: &CloseReason) {
     info!("DoConnectionLost is called: {conn}, {why}");
 }
 
-#[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let file = Path::new("settings.yaml");
     let settings = if file.exists() { Settings::load(file)? } else { Settings::from_env()? };
     Server::new(settings)
@@ -54,4 +53,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .serve()
         .await?;
     Ok(())
+}
+
+#[actix::main]
+async fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind};
 
-use super::Settings;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+
+use super::{Settings, Unrouted};
+use crate::codec::WireFormat;
 
 /// What environment variables that are settings begin with.
 const PREFIX: &str = "ZINXIDE";
@@ -149,7 +153,7 @@ impl Builder {
         }
         let value = Value::new(None, kind);
         if let Err(error) = settings_of(Map::from_iter([(key.clone(), value.clone())])) {
-            let reason = error.to_string();
+            let reason = plain_reason(&key, &value.kind).unwrap_or_else(|| error.to_string());
             return Err(SettingsError::WrongType { key, origin, reason });
         }
         self.origins.insert(key.clone(), origin);
@@ -186,6 +190,26 @@ fn settings_of(values: Map<String, Value>) -> Result<Settings, ConfigError> {
         builder = builder.set_override(key, value)?;
     }
     builder.build()?.try_deserialize()
+}
+
+/// What is wrong with a value of the right kind, in words that need no knowledge of Rust.
+fn plain_reason(key: &str, kind: &ValueKind) -> Option<String> {
+    type Plain = serde::de::value::Error;
+    match kind {
+        ValueKind::String(text) => {
+            let text = text.as_str().into_deserializer();
+            let error: Option<Plain> = match key {
+                "wire_format" => WireFormat::deserialize(text).err(),
+                "unrouted" => Unrouted::deserialize(text).err(),
+                _ => None,
+            };
+            error.map(|error| error.to_string())
+        }
+        ValueKind::I64(number) if *number < 0 => {
+            Some(format!("must not be negative, as {number} is"))
+        }
+        number => Some(format!("{number} is too large")),
+    }
 }
 
 fn is_number(kind: &ValueKind) -> bool {
