@@ -180,9 +180,12 @@ async fn dispatching_to_an_actor_that_is_gone_closes_the_connection_as_handler_g
     let gone = {
         let actor = Stops.start();
         within(actor.send(Die)).await.unwrap();
-        while actor.connected() {
-            tokio::task::yield_now().await;
-        }
+        within(async {
+            while actor.connected() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         actor.recipient()
     };
     register(&router, 7, Route::to(gone)).await.unwrap();
@@ -372,6 +375,48 @@ async fn what_was_handed_over_before_a_route_was_unregistered_is_still_handled()
     server.stop().await.unwrap();
 }
 
+/// Counts its messages, and says when it has ended.
+struct Counts(u8, mpsc::UnboundedSender<()>);
+
+impl Actor for Counts {
+    type Context = Context<Self>;
+}
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        let _ = self.1.send(());
+    }
+}
+
+impl Handler<Inbound> for Counts {
+    type Result = ();
+
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        self.0 += 1;
+        msg.reply(1, vec![self.0]);
+    }
+}
+
+#[actix::test]
+async fn a_handler_actor_lives_until_its_own_route_is_unregistered() {
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let server = Server::new(one_worker()).route(10, move || Counts(0, ended.clone()));
+    let server = TestServer::start(server).await;
+    let router = server.handle().router();
+    let mut client = TestClient::connect(server.addr()).await;
+    for n in 1..=3_u8 {
+        client.send(10, "").await;
+        assert_eq!(client.recv().await, Some(Frame::new(1, vec![n])), "it is still the same");
+        assert_eq!(register(router, 11, text("another")).await, Ok(()));
+        assert_eq!(unregister(router, 11).await, Ok(()));
+    }
+    assert!(ends.try_recv().is_err());
+    assert_eq!(unregister(router, 10).await, Ok(()));
+    assert_eq!(within(ends.recv()).await, Some(()), "nobody can reach it any more");
+    assert_eq!(server.handle().stats().restarts, 0);
+    server.stop().await.unwrap();
+}
+
 #[actix::test]
 async fn traffic_goes_on_while_routes_come_and_go() {
     let server = Server::new(settings())
@@ -395,6 +440,5 @@ async fn traffic_goes_on_while_routes_come_and_go() {
         rounds += 1;
     }
     within(changing).await.unwrap();
-    assert_eq!(server.handle().stats().restarts, 0, "actors of other routes are not replaced");
     server.stop().await.unwrap();
 }

@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use zinxide::testing::{TestClient, TestServer, within};
 use zinxide::{Inbound, MsgId};
 
-use crate::support_flow::{Log, bytes_of, echo, number, number_of, one_worker, server};
+use crate::support_flow::{Log, bytes_of, echo, number, number_of, one_worker, server, until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -220,9 +220,7 @@ async fn g11_a_message_for_another_route_waits_until_the_one_before_is_dropped()
     let (mut neighbour, _) = hooked.connect(&server).await;
 
     client.send_bytes(&bytes_of([(1, number(0)), (1, number(1)), (5, number(2))])).await;
-    while held.lock().unwrap().len() < 2 {
-        echo(&mut neighbour).await;
-    }
+    until(&mut neighbour, || held.lock().unwrap().len() == 2).await;
     held.lock().unwrap().pop();
     for _ in 0..50 {
         echo(&mut neighbour).await;

@@ -10,7 +10,7 @@ use zinxide::testing::{TestClient, TestServer, within};
 use zinxide::{Inbound, MsgId, Server};
 
 use crate::support_flow::{
-    Hooked, Log, MORE_THAN_KERNEL, bytes_of, echo, number, number_of, one_worker, server,
+    Hooked, Log, MORE_THAN_KERNEL, bytes_of, number, number_of, one_worker, server, until,
     until_settled,
 };
 
@@ -84,23 +84,26 @@ async fn holds_at_most_the_window(id: MsgId) {
     let writing = write_more_than_the_kernel_holds(client, id, writes.clone());
 
     // Settled by echoes of the same worker, each of which would hang if the worker stood still.
+    until(&mut neighbour, || shelf.len() >= WINDOW as usize).await;
     let first = until_settled(&mut neighbour, || writes.len()).await;
     assert_eq!(shelf.len(), WINDOW as usize);
     assert!(!writing.is_finished(), "the client waits, TCP takes no more");
 
-    // Back-pressure ends where it began: room in the window is room on the wire.
+    // Some more come for what is done. What is kept still counts.
     let mut kept = shelf.take();
-    kept.truncate(WINDOW as usize / 4);
-    while shelf.len() + kept.len() < WINDOW as usize {
-        echo(&mut neighbour).await;
-    }
-    until_settled(&mut neighbour, || writes.len()).await;
-    assert_eq!(shelf.len() + kept.len(), WINDOW as usize, "what is kept still counts");
+    kept.truncate(2);
+    until(&mut neighbour, || shelf.len() > 0).await;
+    until_settled(&mut neighbour, || shelf.len()).await;
+    let in_flight = shelf.len() + kept.len();
+    assert!(in_flight <= WINDOW as usize, "{in_flight} at once");
+
+    // Back-pressure ends where it began: room in the window is room on the wire.
     kept.clear();
-    while writes.len() == first {
-        shelf.take();
-        echo(&mut neighbour).await;
-    }
+    until(&mut neighbour, || {
+        assert!(shelf.take().len() <= WINDOW as usize);
+        writes.len() > first
+    })
+    .await;
 
     conn.stop();
     shelf.take();
@@ -166,9 +169,7 @@ async fn g12_a_slow_function_stops_its_connections_reading_and_holds_one_message
     until_settled(&mut neighbour, || writes.len()).await;
     assert_eq!(calls.len(), 1);
     gate.notify_one();
-    while calls.len() < 2 {
-        echo(&mut neighbour).await;
-    }
+    until(&mut neighbour, || calls.len() > 1).await;
     until_settled(&mut neighbour, || writes.len()).await;
     assert_eq!(calls.len(), 2);
 
@@ -189,6 +190,7 @@ async fn g12_each_connection_has_a_window_of_its_own() {
         client.send_bytes(&bytes_of((0..3 * WINDOW).map(|n| (HERE, number(n))))).await;
         clients.push(client);
     }
+    until(&mut neighbour, || shelf.len() >= 3 * WINDOW as usize).await;
     until_settled(&mut neighbour, || shelf.len()).await;
     assert_eq!(shelf.len(), 3 * WINDOW as usize);
     shelf.take();
@@ -207,7 +209,7 @@ async fn g12_nothing_is_lost_or_turned_round_by_a_window_that_is_full_all_the_ti
         client.send_bytes(&bytes_of((0..200).map(|n| (id, number(n))))).await;
         let mut numbers = Vec::new();
         while numbers.len() < 200 {
-            echo(&mut neighbour).await;
+            until(&mut neighbour, || shelf.len() > 0).await;
             let some = shelf.take();
             assert!(some.len() <= WINDOW as usize);
             numbers.extend(some.iter().map(|msg| number_of(msg.payload())));

@@ -12,7 +12,8 @@ use zinxide::testing::{TestClient, TestServer, conn, settings, within};
 use zinxide::{CloseReason, Frame, Inbound};
 
 use crate::support_flow::{
-    Log, bytes_of, echo, number, number_of, one_worker, server, until_settled,
+    Log, MORE_THAN_KERNEL, bytes_of, echo, number, number_of, one_worker, server, until,
+    until_settled,
 };
 
 #[actix::test]
@@ -149,14 +150,23 @@ async fn g13_requests_received_before_the_stop_are_answered() {
         clients.push((client, id, conn));
     }
     let waits = || begun.len() + kept.0.lock().unwrap().len();
-    while waits() < CLIENTS / 2 + CLIENTS / 2 * 4 {
-        tokio::task::yield_now().await;
-    }
+    within(async {
+        while waits() < CLIENTS / 2 + CLIENTS / 2 * 4 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 
     let handle = server.handle().clone();
     let stopping = actix_rt::spawn(server.stop());
-    // Answers by the drain come after it has begun.
-    while TcpStream::connect(handle.local_addr()).await.is_ok() {}
+    // Nothing is answered before the drain has begun, and a manager that drains says so.
+    let nobody = conn(0, &settings());
+    nobody.stop();
+    within(async {
+        let add = || handle.conn_manager().send(Add(nobody.clone()));
+        while add().await.unwrap() != Err(AddError::Draining) {}
+    })
+    .await;
     // A permit for each of them, whether it waits already or not.
     let answer = actix_rt::spawn({
         let kept = kept.clone();
@@ -224,8 +234,7 @@ async fn hangs(id: u32) {
     let (mut client, hangs) = hooked.connect(&server).await;
     let (mut idle, other) = hooked.connect(&server).await;
     client.send(id, "").await;
-    until_settled(&mut idle, || kept.0.lock().unwrap().len() + begun.len()).await;
-    assert_eq!(kept.0.lock().unwrap().len() + begun.len(), 1);
+    until(&mut idle, || kept.0.lock().unwrap().len() + begun.len() == 1).await;
 
     server.stop().await.expect("the deadline is no error");
     assert_eq!((client.recv().await, idle.recv().await), (None, None));
@@ -251,6 +260,30 @@ async fn g13_the_drain_deadline_bounds_a_function_that_hangs() {
 }
 
 #[actix::test]
+async fn g13_the_drain_deadline_bounds_a_handler_that_blocks_its_thread() {
+    let (server, mut hooked) = server(one_worker(|settings| settings.drain_deadline_ms = 50));
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let server = server.route_fn(1, move |_: Inbound| {
+        begun.send(()).unwrap();
+        // Until the other end is dropped.
+        let _ = blocked.lock().unwrap().recv();
+        async {}
+    });
+    let server = TestServer::start(server).await;
+    let (mut client, conn) = hooked.connect(&server).await;
+    client.send(1, "").await;
+    within(begins.recv()).await.unwrap();
+    // Nothing can be done for this connection. The server ends all the same.
+    server.stop().await.expect("the deadline is no error");
+    drop(release);
+    // Its thread finds out that it is over as soon as it can.
+    assert_eq!(client.recv().await, None);
+    assert_eq!(hooked.stopped().await, (conn.id(), CloseReason::Shutdown));
+}
+
+#[actix::test]
 async fn g13_the_drain_deadline_bounds_a_peer_that_does_not_read() {
     let (server, mut hooked) = server(one_worker(|settings| {
         settings.drain_deadline_ms = 50;
@@ -265,6 +298,7 @@ async fn g13_the_drain_deadline_bounds_a_peer_that_does_not_read() {
         async move {
             while conn.send(1, vec![0; 64 * 1024]).await.is_ok() {
                 sent.push(());
+                assert!(sent.len() * 64 * 1024 < MORE_THAN_KERNEL, "accepted without a bound");
             }
         }
     });
@@ -308,6 +342,9 @@ async fn g13_dropping_a_serving_server_closes_everything_and_tells_who_waits_for
 
 #[cfg(unix)]
 mod signals {
+    use tokio::net::TcpSocket;
+    use zinxide::{FrameCodec, WireFormat};
+
     use super::*;
     use crate::support_flow::Process;
 
@@ -346,30 +383,38 @@ mod signals {
     async fn ends_at_once(first: &str, second: &str) {
         // Nothing but the second signal ends this one before the test loses patience.
         let hour = "3600000";
-        let deadlines = [("ZINXIDE_DRAIN_DEADLINE_MS", hour), ("ZINXIDE_WRITE_DEADLINE_MS", hour)];
-        let mut process = Process::server(&deadlines);
+        let mut process = Process::server(&[
+            ("ZINXIDE_DRAIN_DEADLINE_MS", hour),
+            ("ZINXIDE_WRITE_DEADLINE_MS", hour),
+            // So that the other connection's answers say something about the silent one.
+            ("ZINXIDE_WORKER_POOL_SIZE", "1"),
+        ]);
         let addr = process.addr().await;
         // It asks until it is no longer heard, and reads no answer: a drain has no end.
-        let mut silent = TestClient::connect(addr).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = within(socket.connect(addr)).await.unwrap();
+        let mut silent = TestClient::on(stream, FrameCodec::new(WireFormat::LtvLe, 4096));
+        silent.recv().await;
         let mut other = TestClient::connect(addr).await;
         other.recv().await;
-        let asked = Log::default();
-        let asking = actix_rt::spawn({
-            let asked = asked.clone();
-            async move {
-                let pings = bytes_of((0..1000).map(|_| (0, vec![])));
-                while tokio::io::AsyncWriteExt::write_all(silent.stream(), &pings).await.is_ok() {
-                    asked.push(());
-                }
+        let asking = actix_rt::spawn(async move {
+            let pings = bytes_of((0..1000).map(|_| (0, vec![])));
+            let mut sent = 0;
+            while tokio::io::AsyncWriteExt::write_all(silent.stream(), &pings).await.is_ok() {
+                sent += pings.len();
+                assert!(sent < MORE_THAN_KERNEL, "reads without a bound");
             }
         });
-        let (mut last, mut same) = (0, 0);
-        while same < 100 {
+        process.logs("ping: connection 1 ").await;
+        // No ping of it between two of the other one: it is not heard any more.
+        let mut unheard = 0;
+        while unheard < 20 {
             other.send(0, "").await;
             other.recv().await;
-            let now = asked.len();
-            same = if now == last && now > 0 { same + 1 } else { 0 };
-            last = now;
+            let lines = process.logs_until("ping: connection 2 ").await;
+            let heard = lines.iter().any(|line| line.contains("ping: connection 1 "));
+            unheard = if heard { 0 } else { unheard + 1 };
         }
         process.signal(first);
         process.logs("drains").await;

@@ -34,7 +34,10 @@ async fn g14_a_server_out_of_descriptors_backs_off_and_recovers() {
     process.signal("TERM");
     let status = process.exited().await;
     assert!(status.success(), "{status}");
-    assert_eq!(process.logged("accept failed"), process.logged("accept works again"));
+    // Told once a shortage. The last one may not be over: accept(2) asks for a descriptor before
+    // it looks for a dial, so it also fails when nobody waits.
+    let (failed, works) = (process.logged("accept failed"), process.logged("accept works again"));
+    assert!((works..=works + 1).contains(&failed), "told {failed} times, {works} shortages over");
 }
 
 #[actix::test]

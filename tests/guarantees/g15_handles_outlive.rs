@@ -93,9 +93,12 @@ async fn g15_stopping_a_dead_connection_does_not_touch_the_one_that_came_after_i
     drop(client);
     hooked.stopped().await;
     // The place in the table is free a moment after the hook.
-    while !server.handle().connections().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    within(async {
+        while !server.handle().connections().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let (mut client, new) = hooked.connect(&server).await;
     assert_harmless(&old);
     echo(&mut client).await;

@@ -91,6 +91,16 @@ pub(crate) async fn until_settled(
     last
 }
 
+/// Echoes until something is so.
+pub(crate) async fn until(neighbour: &mut TestClient, is_so: impl Fn() -> bool) {
+    within(async {
+        while !is_so() {
+            echo(neighbour).await;
+        }
+    })
+    .await;
+}
+
 /// What happened, in order, as seen by all threads.
 #[derive(Clone, Debug)]
 pub(crate) struct Log<T>(Arc<Mutex<Vec<T>>>);
@@ -182,12 +192,18 @@ impl Process {
 
     /// The next line of its log that contains `what`.
     pub(crate) async fn logs(&mut self, what: &str) -> String {
+        self.logs_until(what).await.pop().expect("at least that line")
+    }
+
+    /// The lines of its log up to the next one that contains `what`.
+    pub(crate) async fn logs_until(&mut self, what: &str) -> Vec<String> {
+        let from = self.seen.len();
         loop {
             let line = within(self.lines.recv()).await;
             let line = line.unwrap_or_else(|| panic!("ended without {what:?}: {:#?}", self.seen));
-            self.seen.push(line.clone());
-            if line.contains(what) {
-                return line;
+            self.seen.push(line);
+            if self.seen.last().is_some_and(|line| line.contains(what)) {
+                return self.seen[from..].to_vec();
             }
         }
     }
