@@ -10,7 +10,7 @@ use zinxide::testing::{TestClient, TestServer, within};
 use zinxide::{Inbound, MsgId, Server};
 
 use crate::support_flow::{
-    Hooked, Log, MORE_THAN_KERNEL, bytes_of, number, number_of, one_worker, server, until,
+    Hooked, Log, MORE_THAN_KERNEL, bytes_of, echo, number, number_of, one_worker, server, until,
     until_settled,
 };
 
