@@ -317,18 +317,17 @@ impl BoundServer {
 
         let deadline = Duration::from_millis(settings.drain_deadline_ms);
         event::draining(&settings.name, deadline);
-        let drained = tokio::select! {
-            drained = timeout(deadline + DRAIN_SLACK, handle.conn_manager().send(Drain)) => {
-                if drained.is_err() {
-                    event::drain_cut_short(&settings.name, handle.connections().len());
-                }
-                Ok(())
+        let drain = async {
+            let drained = timeout(deadline + DRAIN_SLACK, handle.conn_manager().send(Drain)).await;
+            if drained.is_err() {
+                event::drain_cut_short(&settings.name, handle.connections().len());
             }
+            workers.stop(&settings.name).await;
+        };
+        let drained = tokio::select! {
+            () = drain => Ok(()),
             () = signals.next() => Err(ServerError::Forced { left: handle.connections().len() }),
         };
-        if drained.is_ok() {
-            workers.stop(&settings.name).await;
-        }
         event::stopped(&settings.name, &handle.stats());
         accepted.and(drained)
     }
