@@ -17,7 +17,7 @@ use crate::event;
 use crate::frame::{Frame, MsgId};
 pub(crate) use close::Ending;
 pub use close::{CloseReason, Slow};
-pub(crate) use outbox::{Batch, Encoded, MAX_SLICES};
+pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};
 pub(crate) use shared::{Cut, Limits, Pushed, Shared, TurnEnd};
 
 /// The id of a connection; never used twice in a server's life.

@@ -14,6 +14,7 @@ use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, Pushed, SendError,
 use crate::event;
 use crate::frame::Frame;
 use crate::settings::Settings;
+use crate::surely::handle_surely;
 pub(crate) use registration::{Gone, Registration};
 pub use table::Connections;
 
@@ -214,7 +215,14 @@ impl ConnManager {
 
 impl Actor for ConnManager {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // What waits for room in a mailbox is overtaken by what comes later.
+        ctx.set_mailbox_capacity(0);
+    }
 }
+
+handle_surely!(ConnManager: Broadcast, ClearConn, Remove);
 
 impl Handler<Add> for ConnManager {
     type Result = Result<usize, AddError>;

@@ -127,6 +127,7 @@ impl Connection {
                 self.finish();
                 return Step::Ended;
             }
+            (_, Progress::Flush) => return Step::Again,
             // The outbox was full, and now it is not.
             (_, Progress::OutboxFull) if shared.in_flight_limit(0) > shared.window.in_flight() => {
                 return Step::Again;

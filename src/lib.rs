@@ -125,6 +125,7 @@ mod inbound;
 pub mod router;
 mod server;
 mod settings;
+mod surely;
 pub mod testing;
 mod transport;
 mod turn;

@@ -14,6 +14,7 @@ use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
 use crate::event::{self, Counters};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
+use crate::surely::handle_surely;
 use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
@@ -51,9 +52,9 @@ impl Route {
     /// An async function, run in the task of the connection that got the message; what it returns
     /// is the answer.
     ///
-    /// While it waits, its connection neither reads nor handles another message; other connections
-    /// go on. If its connection's socket closes meanwhile, it is run to its end all the same, for
-    /// as long as the drain deadline.
+    /// While it waits, its connection neither reads nor handles another message, so a peer that goes
+    /// away meanwhile is noticed afterwards; other connections go on. If the connection is stopped
+    /// meanwhile, the function is run to its end all the same, for as long as the drain deadline.
     pub fn function<F, R>(f: F) -> Self
     where
         F: AsyncFn(Inbound) -> R + Send + Sync + 'static,
@@ -109,7 +110,7 @@ pub struct Unregister(pub MsgId);
 pub struct Lookup(pub MsgId);
 
 /// Sends a message to the route of its id, on its connection's worker. Answered with
-/// [`RouteError::NoRoute`] if there is none.
+/// [`RouteError::NoRoute`] if there is none; the message is dropped then, unanswered.
 ///
 /// This is for actors that have an [`Inbound`] to pass on; messages from the socket do not come
 /// this way, so their order is not touched by it.
@@ -176,8 +177,15 @@ impl Default for Router {
     }
 }
 
+handle_surely!(Router: Register, Unregister);
+
 impl Actor for Router {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // What waits for room in a mailbox is overtaken by what comes later.
+        ctx.set_mailbox_capacity(0);
+    }
 
     fn stopped(&mut self, _: &mut Context<Self>) {
         self.local.clear();

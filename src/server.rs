@@ -206,12 +206,12 @@ impl Server {
         let manager = manager.start();
         let router = Router::with_workers(workers.for_router(), Arc::clone(&counters)).start();
         let handle = ServerHandle::new(addr, manager, router, connections, counters);
+        let told = StoppedOnDrop(handle.clone());
         for (id, make) in routes {
             let route = make(&handle);
             let registered = handle.router().send(Register { id, route }).await;
             registered.map_err(|_| ServerError::NoSystem)??;
         }
-        let told = StoppedOnDrop(handle.clone());
         Ok(BoundServer { settings, listener, limits, workers, handle, signals, told })
     }
 

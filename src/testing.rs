@@ -113,7 +113,8 @@ impl TestConnection {
             ServerHandle::new(nowhere, manager.clone(), router, connections, Arc::clone(&counters));
         let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
         local.routes.update(&Table(routes.collect()), &counters);
-        let conn = conn(1, &settings);
+        let limits = Arc::new(settings.limits(counters));
+        let conn = Conn::new(1, nowhere, Arc::new(nowhere), limits);
         let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");

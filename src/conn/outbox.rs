@@ -9,8 +9,9 @@ use crate::codec::{FrameCodec, HEADER_LEN};
 use crate::frame::Frame;
 
 /// Payloads from this size on are shared with the writer; smaller ones are copied behind their
-/// header, which costs less than a slice of their own in the system call.
-const SHARE_FROM: usize = 4096;
+/// header, which costs less than a slice of their own in the system call. And a payload that was cut
+/// from a read buffer holds all of its 64 KiB, of which it must not be a small part.
+pub(crate) const SHARE_FROM: usize = 32 * 1024;
 
 /// What is allocated for frames that are only expected.
 const EXPECTED: usize = 16 * 1024;
@@ -63,7 +64,9 @@ impl Outbox {
         !self.queued.is_empty()
     }
 
-    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: Frame) {
+    /// Takes `frame` by reference, lest its payload be dropped here: that may run code of the
+    /// application, and this is called under a lock.
+    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
         self.frames += 1;
         self.bytes += HEADER_LEN + frame.payload.len();
         self.queued.push(codec, frame);
@@ -117,13 +120,6 @@ impl Outbox {
         self.queued.segments = VecDeque::new();
         std::mem::take(&mut self.queued.tail)
     }
-
-    /// Forgets everything, the writer's batch included. Answers the frames that were cut.
-    pub(crate) fn clear(&mut self) -> usize {
-        let cut = self.frames;
-        *self = Self::default();
-        cut
-    }
 }
 
 /// Bytes of whole frames on their way out: shared segments, then a tail of small frames.
@@ -153,14 +149,14 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: Frame) {
+    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
         let len = frame.payload.len();
         codec.put_header(frame.id, len, &mut self.tail);
         if len < SHARE_FROM {
             self.tail.extend_from_slice(&frame.payload);
             self.tail_frames += 1;
         } else {
-            self.push_shared(frame.payload);
+            self.push_shared(frame.payload.clone());
         }
     }
 

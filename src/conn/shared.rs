@@ -177,7 +177,7 @@ impl Shared {
         self.queue(state, |outbox| {
             // The other messages in flight are likely to be answered, too, before this is written.
             outbox.expect(self.window.in_flight(), frame.payload.len());
-            outbox.push(&self.limits.codec, frame);
+            outbox.push(&self.limits.codec, &frame);
         });
         Ok(())
     }
@@ -195,7 +195,7 @@ impl Shared {
             state.awaited |= wait;
             return Err(SendError::Full(frame));
         }
-        self.queue(state, |outbox| outbox.push(&self.limits.codec, frame));
+        self.queue(state, |outbox| outbox.push(&self.limits.codec, &frame));
         Ok(())
     }
 
@@ -301,7 +301,8 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No user code runs under the lock and nothing in it panics half-way.
+        // No code of the application runs under the lock, not even the drop of a payload, and
+        // nothing in it panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -413,15 +414,14 @@ impl Shared {
         state.draining = false;
         state.closing.get_or_insert(CloseReason::WorkerGone);
         self.ending.store(true, Ordering::Release);
-        let bytes = state.outbox.bytes();
-        let done = batch.frames_written_of_front(&self.limits.codec);
-        let frames = state.outbox.clear().saturating_sub(done);
+        let unsent = std::mem::take(&mut state.outbox);
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);
         if awaited {
             self.room.notify_waiters();
         }
-        Cut { frames, bytes }
+        let done = batch.frames_written_of_front(&self.limits.codec);
+        Cut { frames: unsent.frames().saturating_sub(done), bytes: unsent.bytes() }
     }
 }
 
@@ -431,10 +431,10 @@ impl Shared {
     pub(crate) fn take_all(&self) -> BytesMut {
         let mut state = self.lock();
         let mut batch = Batch::default();
-        state.outbox.take(&mut batch);
-        let bytes = batch.into_bytes();
-        state.outbox.clear();
-        bytes
+        let mut outbox = std::mem::take(&mut state.outbox);
+        drop(state);
+        outbox.take(&mut batch);
+        batch.into_bytes()
     }
 }
 

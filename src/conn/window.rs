@@ -1,7 +1,7 @@
 //! How many of a connection's messages are with their handlers.
 
 use std::cell::Cell;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 /// The in-flight window: entered by the connection's reader, left by each `Inbound` when it is
@@ -36,7 +36,8 @@ impl Window {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        let left = self.left.load(Relaxed).wrapping_add(self.left_elsewhere.load(Relaxed));
+        let elsewhere = self.left_elsewhere.load(Acquire);
+        let left = self.left.load(Relaxed).wrapping_add(elsewhere);
         self.entered.load(Relaxed).wrapping_sub(left)
     }
 
@@ -54,7 +55,8 @@ impl Window {
             self.left.store(self.left.load(Relaxed).wrapping_add(n), Relaxed);
             self.is_awaited_and_free()
         } else {
-            self.left_elsewhere.fetch_add(n, Relaxed);
+            // Releases what the handler did, for the next one to see.
+            self.left_elsewhere.fetch_add(n, Release);
             self.counts_below_awaited()
         }
     }

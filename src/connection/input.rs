@@ -44,8 +44,10 @@ pub(crate) struct Input {
 pub(crate) enum Progress {
     /// Waits for the socket, a handler, the window, or its next turn.
     Waits,
-    /// Waits for frames to be written: the outbox is full, or enough answers are ready.
+    /// Waits for room in the outbox, or in the window.
     OutboxFull,
+    /// Has enough answers to be written now, and goes on when they are.
+    Flush,
     /// The connection ends: nothing is left to hand out, and everything is handled.
     Done,
 }
@@ -109,8 +111,9 @@ impl Input {
         if ending > Some(Ending::Drain) {
             return Progress::Done;
         }
-        // A handler may have ended the connection: what comes after is for the next step to see.
-        while ending.is_some() || !shared.is_ending() {
+        // A handler may have ended the connection, or hurried its ending up: what comes after is
+        // for the next step to see.
+        while !shared.is_ending() || ending.is_some() && !conn.is_closed() {
             let frame = match self.next_frame(link, local, ending, cx) {
                 Ok(frame) => frame,
                 Err(progress) => return progress,
@@ -121,6 +124,9 @@ impl Input {
                 _ => {
                     let Some(next) = Current::find(id, local) else {
                         self.unrouted(id, conn, local);
+                        if turn.spend() {
+                            break;
+                        }
                         continue;
                     };
                     let other = self.current.as_ref().is_none_or(|current| !next.is_same(current));
@@ -143,13 +149,10 @@ impl Input {
                 }
             }
             self.granted -= 1;
+            let mut flush = false;
             match current.route.deliver(Inbound::new(frame, conn.clone()), conn, cx) {
                 Delivered::Done(None) | Delivered::Handed => {}
-                Delivered::Done(Some(reply)) => {
-                    if link.reply(reply, local) {
-                        return Progress::OutboxFull;
-                    }
-                }
+                Delivered::Done(Some(reply)) => flush = link.reply(reply, local),
                 Delivered::Suspended(call) => {
                     self.running = Some((id, call));
                     return Progress::Waits;
@@ -159,6 +162,9 @@ impl Input {
             }
             if turn.spend() {
                 break;
+            }
+            if flush {
+                return Progress::Flush;
             }
         }
         Progress::Waits
@@ -196,7 +202,8 @@ impl Input {
         };
         link.conn.close(why);
         self.reader.recycle(&local.read_pool);
-        Err(Progress::Waits)
+        // An ending that is under way does not change by this: the input is at its end.
+        Err(if ending.is_some() { Progress::Done } else { Progress::Waits })
     }
 
     fn unrouted(&mut self, id: MsgId, conn: &Conn, local: &Local) {

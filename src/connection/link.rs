@@ -11,14 +11,10 @@ use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
-use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed};
+use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed, SHARE_FROM};
 use crate::frame::Frame;
 use crate::transport::Transport;
 use crate::turn::Turn;
-
-/// Answers up to this size are written with the others of their turn; larger ones are shared with
-/// the outbox instead of copied.
-const SMALL: usize = 4096;
 
 /// So many bytes of answers are written before more messages are handled.
 const FLUSH_FROM: usize = 64 * 1024;
@@ -95,13 +91,13 @@ impl Link {
         let shared = self.conn.shared();
         let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
         let next = *direct || batch.is_empty();
-        if !next || shared.has_queued() || shared.is_ending() || frame.payload.len() > SMALL {
+        if !next || shared.has_queued() || shared.is_ending() || frame.payload.len() >= SHARE_FROM {
             self.conn.reply(frame);
             return false;
         }
         *direct = true;
         batch.lend(|| local.spare_buffer());
-        batch.push(&shared.limits.codec, frame);
+        batch.push(&shared.limits.codec, &frame);
         batch.size().1 >= FLUSH_FROM
     }
 

@@ -30,7 +30,11 @@ impl ReadPool {
 
     fn give(&self, mut buffer: BytesMut) {
         buffer.clear();
-        self.0.replace(Some(buffer));
+        let mut kept = self.0.borrow_mut();
+        // A rest that was put aside is no match for a chunk.
+        if kept.as_ref().is_none_or(|kept| kept.capacity() <= buffer.capacity()) {
+            *kept = Some(buffer);
+        }
     }
 }
 

@@ -81,7 +81,11 @@ where
                 Delivered::Done(reply)
             }
             Ok(Poll::Pending) => Delivered::Suspended(place),
-            Err(_) => Delivered::Panicked,
+            Err(_) => {
+                // What is left of the call may panic once more.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(place)));
+                Delivered::Panicked
+            }
         }
     }
 }

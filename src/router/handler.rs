@@ -56,6 +56,9 @@ struct HandlerRoute(Rc<RunQueue>);
 impl LocalRoute for HandlerRoute {
     #[inline]
     fn deliver(&self, message: Inbound, _: &Conn, _: &mut TaskContext<'_>) -> Delivered {
+        if self.0.ended.get() {
+            return Delivered::Gone;
+        }
         self.0.push(message);
         Delivered::Handed
     }
@@ -74,8 +77,10 @@ struct RunQueue {
     waker: RefCell<Option<Waker>>,
     /// The actor will look into the queue: nobody needs to wake it.
     scheduled: Cell<bool>,
-    /// No more messages will come: the actor ends when it has handled these.
+    /// The route is unregistered: the actor ends when it has handled these.
     retired: Cell<bool>,
+    /// Nobody looks into the queue any more.
+    ended: Cell<bool>,
 }
 
 impl RunQueue {
@@ -115,7 +120,12 @@ impl RunQueue {
 }
 
 /// Handles the queue's messages in the actor's context.
-struct Deliveries(Rc<RunQueue>);
+struct Deliveries {
+    queue: Rc<RunQueue>,
+    /// The actor has not died. One that has is polled once more when it is dropped, and may want to
+    /// go on then.
+    alive: Rc<Cell<bool>>,
+}
 
 impl<A> ActorFuture<A> for Deliveries
 where
@@ -129,7 +139,10 @@ where
         ctx: &mut Context<A>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        let queue = &self.0;
+        let queue = &self.queue;
+        if !self.alive.get() {
+            return Poll::Ready(());
+        }
         queue.register(task.waker());
         queue.scheduled.set(true);
         let mut turn = Turn::default();
@@ -143,7 +156,8 @@ where
                 queue.rest();
                 // Without this future the actor ends as actix actors do: when its other futures
                 // are done, so that answers on their way still get out.
-                return if queue.retired.get() { Poll::Ready(()) } else { Poll::Pending };
+                queue.ended.set(queue.retired.get());
+                return if queue.ended.get() { Poll::Ready(()) } else { Poll::Pending };
             };
             actor.handle(message, ctx).handle(ctx, None);
             turn.spend();
@@ -164,6 +178,7 @@ where
         let born = Instant::now();
         let died = live(&*factory, &queue).await;
         if queue.retired.get() && queue.messages.borrow().is_empty() {
+            queue.ended.set(true);
             return;
         }
         if born.elapsed() > LONGEST_PAUSE {
@@ -188,9 +203,11 @@ where
     F: Fn() -> A,
     A: Actor<Context = Context<A>> + Handler<Inbound>,
 {
+    let alive = Rc::new(Cell::new(true));
+    let deliveries = Deliveries { queue: Rc::clone(queue), alive: Rc::clone(&alive) };
     let born = catch_unwind(AssertUnwindSafe(|| {
         let mut ctx = Context::new();
-        ctx.spawn(Deliveries(Rc::clone(queue)));
+        ctx.spawn(deliveries);
         ctx.into_future(factory())
     }));
     let Ok(life) = born else { return Death::Panicked };
@@ -203,6 +220,7 @@ where
     })
     .await;
     queue.waker.replace(None);
+    alive.set(false);
     // Messages that the actor kept are lost with it: their connections are told.
     let buried = catch_unwind(AssertUnwindSafe(|| inbound::abandoning(|| drop(life))));
     if buried.is_err() { Death::Panicked } else { died }

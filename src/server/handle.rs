@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use actix::Addr;
+use actix::{Actor, Addr, Context, Handler, Message};
 use tokio::sync::watch;
 
 use crate::conn::{ConnId, SendError};
@@ -14,6 +14,7 @@ use crate::conn_manager::{
 use crate::event::{Counters, Stats};
 use crate::frame::{Frame, MsgId};
 use crate::router::{Register, Route, RouteError, Router, Unregister};
+use crate::surely::Surely;
 
 /// A handle to a server: cheap to clone, usable from any thread and after the server's end.
 #[derive(Clone)]
@@ -76,21 +77,21 @@ impl ServerHandle {
 
     /// Sends a frame to all connections: see [`Broadcast`].
     ///
+    /// # Errors
+    ///
+    /// [`SendError::TooLarge`] if no outbox could ever take the frame.
+    ///
     /// # Cancel safety
     ///
     /// The broadcast is under way as soon as this is called, so dropping the future loses only the
     /// report.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError::TooLarge`] if no outbox could ever take the frame.
     pub fn broadcast<F: Into<Frame>>(
         &self,
         frame: F,
     ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<F> {
-        let report = self.0.manager.send(Broadcast(frame.into()));
         // A manager that is gone has no connections.
-        async move { report.await.unwrap_or_else(|_| Ok(BroadcastReport::default())) }
+        let nobody = Ok(BroadcastReport::default());
+        surely(&self.0.manager, Broadcast(frame.into()), nobody)
     }
 
     /// Closes all connections: see [`ClearConn`].
@@ -99,8 +100,7 @@ impl ServerHandle {
     ///
     /// The connections are closed all the same when the future is dropped.
     pub fn clear_conn(&self) -> impl Future<Output = usize> + use<> {
-        let cleared = self.0.manager.send(ClearConn);
-        async move { cleared.await.unwrap_or_default() }
+        surely(&self.0.manager, ClearConn, 0)
     }
 
     /// Closes one connection: see [`Remove`].
@@ -108,8 +108,12 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`ConnNotFound`] if there is none with this id (any more).
-    pub async fn remove(&self, id: ConnId) -> Result<(), ConnNotFound> {
-        self.0.manager.send(Remove(id)).await.unwrap_or(Err(ConnNotFound(id)))
+    ///
+    /// # Cancel safety
+    ///
+    /// The connection is closed all the same when the future is dropped.
+    pub fn remove(&self, id: ConnId) -> impl Future<Output = Result<(), ConnNotFound>> + use<> {
+        surely(&self.0.manager, Remove(id), Err(ConnNotFound(id)))
     }
 
     /// Adds a route while the server runs: see [`Register`].
@@ -117,9 +121,17 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`RouteError::Duplicate`] if the id has one.
-    pub async fn register(&self, id: MsgId, route: Route) -> Result<(), RouteError> {
+    ///
+    /// # Cancel safety
+    ///
+    /// The route is added all the same when the future is dropped.
+    pub fn register(
+        &self,
+        id: MsgId,
+        route: Route,
+    ) -> impl Future<Output = Result<(), RouteError>> + use<> {
         // A router that is gone has nobody to route for.
-        self.0.router.send(Register { id, route }).await.unwrap_or(Ok(()))
+        surely(&self.0.router, Register { id, route }, Ok(()))
     }
 
     /// Takes a route away while the server runs: see [`Unregister`].
@@ -127,20 +139,26 @@ impl ServerHandle {
     /// # Errors
     ///
     /// [`RouteError::NoRoute`] if the id has none.
-    pub async fn unregister(&self, id: MsgId) -> Result<(), RouteError> {
-        self.0.router.send(Unregister(id)).await.unwrap_or(Err(RouteError::NoRoute(id)))
+    ///
+    /// # Cancel safety
+    ///
+    /// The route is taken away all the same when the future is dropped.
+    pub fn unregister(&self, id: MsgId) -> impl Future<Output = Result<(), RouteError>> + use<> {
+        surely(&self.0.router, Unregister(id), Err(RouteError::NoRoute(id)))
     }
 
-    /// Drains and stops the server; done when it has stopped. Does nothing the second time.
+    /// Drains and stops the server; done when it has stopped. Does nothing the second time. A
+    /// [`BoundServer`](crate::BoundServer) that is neither served nor dropped does not stop.
     ///
     /// Do not await it in a handler: the drain waits for that handler, until its deadline.
     ///
     /// # Cancel safety
     ///
     /// The stop goes on when the future is dropped.
-    pub async fn stop(&self) {
+    pub fn stop(&self) -> impl Future<Output = ()> + use<> {
         self.advance(Phase::Stopping);
-        self.reached(Phase::Stopped).await;
+        let handle = self.clone();
+        async move { handle.reached(Phase::Stopped).await }
     }
 
     pub(crate) async fn stop_requested(&self) {
@@ -159,6 +177,21 @@ impl ServerHandle {
         // The sender lives in this very handle, so the channel is never closed.
         let _ = self.0.phase.subscribe().wait_for(|now| *now >= phase).await;
     }
+}
+
+/// Sends `message` now; the future has the answer, or `else_` if the actor is gone.
+fn surely<A, M>(
+    actor: &Addr<A>,
+    message: M,
+    else_: M::Result,
+) -> impl Future<Output = M::Result> + use<A, M>
+where
+    A: Actor<Context = Context<A>> + Handler<Surely<M>>,
+    M: Message<Result: Send> + Send + 'static,
+{
+    let (surely, answered) = Surely::new(message);
+    actor.do_send(surely);
+    async move { answered.await.unwrap_or(else_) }
 }
 
 impl fmt::Debug for ServerHandle {

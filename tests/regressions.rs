@@ -1,0 +1,177 @@
+//! Bugs that a review or an attack found. Each test failed before its mend and names the guarantee
+//! that was broken.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::unbounded_channel;
+use zinxide::testing::{TestClient, TestConnection, TestServer, accepted, conn, settings, within};
+use zinxide::{Frame, Inbound, Server, Settings};
+
+/// Empty frames of one id.
+fn frames(n: usize, id: u32) -> Vec<u8> {
+    [0_u32.to_le_bytes(), id.to_le_bytes()].concat().repeat(n)
+}
+
+/// Enough answers for a write of their own met the last place of the window: nobody listened for
+/// the place to be given back.
+#[actix::test]
+async fn g12_a_full_window_and_a_full_batch_of_answers_at_once_do_not_stall_a_connection() {
+    let stash = Arc::new(Mutex::new(Vec::new()));
+    let stashing = Arc::clone(&stash);
+    let settings = Settings { max_worker_task_len: 16, ..settings() };
+    let server = TestServer::start(Server::new(settings).route_fn(1, move |msg: Inbound| {
+        stashing.lock().unwrap().push(msg);
+        std::future::ready((1, Bytes::from(vec![0; 4096])))
+    }))
+    .await;
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send_bytes(&frames(20, 1)).await;
+    for _ in 0..16 {
+        client.recv().await.unwrap();
+    }
+    stash.lock().unwrap().clear();
+    for _ in 0..4 {
+        client.recv().await.unwrap();
+        stash.lock().unwrap().clear();
+    }
+    server.stop().await.unwrap();
+}
+
+/// The bad header could not close a connection that was ending already, which then waited for its
+/// deadline.
+#[actix::test]
+async fn g13_a_bad_header_behind_a_waiting_function_does_not_hold_a_drain_up() {
+    let gate = Arc::new(Notify::new());
+    let (begun, mut begins) = unbounded_channel();
+    let opened = Arc::clone(&gate);
+    // Longer than a test waits: only an ending without a deadline passes.
+    let settings = Settings { drain_deadline_ms: 3_600_000, ..settings() };
+    let server = TestServer::start(Server::new(settings).route_fn(1, move |_: Inbound| {
+        begun.send(()).unwrap();
+        let gate = Arc::clone(&opened);
+        async move { gate.notified().await }
+    }))
+    .await;
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send_bytes(&[frames(1, 1), vec![0xff; 8]].concat()).await;
+    within(begins.recv()).await;
+    let handle = server.handle().clone();
+    let stopped = actix_rt::spawn(async move { handle.stop().await });
+    tokio::task::yield_now().await;
+    while !server.handle().connections().is_empty() {
+        gate.notify_one();
+        tokio::task::yield_now().await;
+    }
+    within(stopped).await.unwrap();
+}
+
+/// actix skips a message whose answer nobody awaits.
+#[actix::test]
+async fn g6_what_a_handle_is_asked_is_done_although_nobody_waits_for_the_answer() {
+    let server = TestServer::start(Server::new(settings())).await;
+    let mut client = TestClient::connect(server.addr()).await;
+    while server.handle().broadcast((1, "hello")).await.unwrap().accepted == 0 {}
+    drop(server.handle().broadcast((2, "there")));
+    while let Frame { id: 1, .. } = client.recv().await.unwrap() {}
+    drop(server.handle().clear_conn());
+    assert_eq!(client.recv().await, None);
+    server.stop().await.unwrap();
+}
+
+/// What waited for room in the manager's mailbox was overtaken.
+#[actix::test]
+async fn g5_broadcasts_arrive_in_the_order_in_which_they_were_asked_for() {
+    let server = TestServer::start(Server::new(settings())).await;
+    let mut client = TestClient::connect(server.addr()).await;
+    while server.handle().broadcast((1000, "")).await.unwrap().accepted == 0 {}
+    let asked: Vec<_> = (0..100).map(|n| server.handle().broadcast((n, ""))).collect();
+    server.handle().broadcast((100, "")).await.unwrap();
+    for report in asked {
+        assert_eq!(within(report).await.unwrap().accepted, 1);
+    }
+    let mut got = Vec::new();
+    while got.last() != Some(&100) {
+        got.push(client.recv().await.unwrap().id);
+    }
+    got.retain(|&id| id != 1000);
+    assert_eq!(got, (0..=100).collect::<Vec<_>>());
+    server.stop().await.unwrap();
+}
+
+/// They did not count towards the connection's turn.
+#[actix::test]
+async fn g11_messages_without_a_route_do_not_keep_the_other_tasks_of_the_thread_waiting() {
+    const FLOOD: usize = 2_000_000;
+    let (mut peer, stream) = tokio::io::duplex(FLOOD * 8);
+    tokio::io::AsyncWriteExt::write_all(&mut peer, &frames(FLOOD, 7)).await.unwrap();
+    let connection = TestConnection::start(Server::new(settings()), stream).await;
+    // A turn is a thousand messages at most, so the flood takes about two thousand of them. The
+    // runtime gives the connection up to 61 in a row; without a bound it took two in all.
+    let mut turns = 0;
+    drop(peer);
+    while !connection.conn.is_closed() {
+        turns += 1;
+        tokio::task::yield_now().await;
+    }
+    assert!(turns > 8, "{turns} turns for {FLOOD} messages");
+}
+
+/// The payload was dropped under the connection's lock.
+#[test]
+fn g15_a_payload_may_do_what_it_likes_when_it_is_dropped() {
+    struct Owner(zinxide::Conn, [u8; 1]);
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.1
+        }
+    }
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.0.send_buffered(9, "dropped").unwrap();
+        }
+    }
+    let conn = conn(1, &settings());
+    conn.send_buffered(1, Bytes::from_owner(Owner(conn.clone(), [1]))).unwrap();
+    let ids: Vec<_> = accepted(&conn).into_iter().map(|frame| frame.id).collect();
+    assert_eq!(ids, [1, 9]);
+}
+
+/// A drain went on although the connection had been stopped meanwhile.
+#[actix::test]
+async fn g4_a_stop_during_a_drain_hands_out_no_more_messages() {
+    let gate = Arc::new(Notify::new());
+    let (begun, mut begins) = unbounded_channel();
+    let opened = Arc::clone(&gate);
+    let mut n = 0;
+    let count = Mutex::new(move || {
+        n += 1;
+        n
+    });
+    let server = TestServer::start(Server::new(settings()).route_fn(1, move |msg: Inbound| {
+        let n = count.lock().unwrap()();
+        begun.send(n).unwrap();
+        let gate = Arc::clone(&opened);
+        async move {
+            match n {
+                1 => gate.notified().await,
+                _ => msg.conn().stop(),
+            }
+        }
+    }))
+    .await;
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send_bytes(&frames(10, 1)).await;
+    within(begins.recv()).await;
+    let stopping = server.handle().stop();
+    // The drain has reached the connection when the manager answers what was asked after it.
+    tokio::task::yield_now().await;
+    server.handle().conn_manager().send(zinxide::conn_manager::Len).await.unwrap();
+    gate.notify_one();
+    within(stopping).await;
+    assert_eq!(begins.recv().await, Some(2));
+    assert!(begins.try_recv().is_err(), "handled after the stop");
+}
