@@ -137,7 +137,8 @@ impl Conn {
 
     /// Remembers `value` for this connection, as the one of its type. Answers the one before.
     ///
-    /// Properties live as long as the last handle to the connection.
+    /// Properties are dropped when the connection has ended, after `on_conn_stop`; from then on
+    /// nothing is remembered.
     pub fn set_property<T: Any + Send + Sync>(&self, value: T) -> Option<Arc<T>> {
         self.shared.properties.set(value)
     }

@@ -20,6 +20,7 @@ use crate::conn_manager::Registration;
 use crate::event;
 use crate::transport::Transport;
 use crate::turn::Turn;
+use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
 pub(crate) use hooks::Hooks;
 use input::{Input, Progress};
@@ -256,6 +257,9 @@ impl Connection {
             self.local.hooks.stop(self.conn(), &self.why());
         }
         self.conn().shared().retire();
+        let properties = self.conn().shared().properties.end();
+        // Here, because the last handle may be dropped where a panic would do more harm.
+        let _ = contained(|| drop(properties));
         self.registration = None;
     }
 

@@ -129,6 +129,7 @@ mod surely;
 pub mod testing;
 mod transport;
 mod turn;
+mod unwind;
 
 pub use codec::{CodecError, FrameCodec, FrameError, WireFormat};
 pub use conn::{CloseReason, Conn, ConnId, SendError, Slow};

@@ -15,6 +15,7 @@ use crate::event::{self, Counters};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::surely::handle_surely;
+use crate::unwind::contained;
 use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
@@ -32,7 +33,7 @@ impl Route {
     /// never changes thread and the actor's state is the worker's.
     ///
     /// The actor is supervised: if it panics or stops, the factory makes another one after a pause
-    /// that grows from 10 ms to 10 s; messages wait meanwhile, within their connections' windows.
+    /// that grows from 10 ms to 10 s (100 ms, if it died with a message); messages wait meanwhile, within their connections' windows.
     pub fn actor<A, F>(factory: F) -> Self
     where
         A: Actor<Context = Context<A>> + Handler<Inbound>,
@@ -155,7 +156,9 @@ impl Router {
 
     /// Makes `table` the one that everybody routes by; done when everybody does.
     fn publish(&mut self, table: Table) -> impl Future<Output = ()> + use<> {
-        self.table = Arc::new(table);
+        let old = std::mem::replace(&mut self.table, Arc::new(table));
+        // What a route has captured may panic when it is dropped.
+        let _ = contained(|| drop(old));
         if self.workers.is_empty() {
             self.local.update(&self.table, &self.counters);
         }

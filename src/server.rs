@@ -159,7 +159,7 @@ impl Server {
     /// connection that [`on_conn_start`](Self::on_conn_start) was called for, or would have been.
     ///
     /// It runs on the connection's worker and holds it up, so it must not block. The socket is
-    /// closed by then: sending answers `Closed`. Properties are still there. A panic in it is
+    /// closed by then: sending answers `Closed`. Properties are still there, and are dropped after it. A panic in it is
     /// logged.
     pub fn on_conn_stop(
         mut self,
@@ -319,7 +319,7 @@ impl BoundServer {
         event::draining(&settings.name, deadline);
         let drain = async {
             let drained = timeout(deadline + DRAIN_SLACK, handle.conn_manager().send(Drain)).await;
-            if drained.is_err() {
+            if !matches!(drained, Ok(Ok(()))) {
                 event::drain_cut_short(&settings.name, handle.connections().len());
             }
             workers.stop(&settings.name).await;

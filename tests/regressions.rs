@@ -175,3 +175,76 @@ async fn g4_a_stop_during_a_drain_hands_out_no_more_messages() {
     assert_eq!(begins.recv().await, Some(2));
     assert!(begins.try_recv().is_err(), "handled after the stop");
 }
+
+/// Properties lived until the connection table let go of the handle, which it may do late, and where
+/// a panic in their drop ended the manager.
+#[actix::test]
+async fn g9_properties_are_dropped_with_their_connection_and_may_panic() {
+    struct Bomb(tokio::sync::mpsc::UnboundedSender<()>);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+            panic!("a property");
+        }
+    }
+    let (dropped, mut drops) = unbounded_channel();
+    let server = Server::new(settings())
+        .on_conn_start(move |conn| drop(conn.set_property(Bomb(dropped.clone()))));
+    let server = TestServer::start(server).await;
+    for _ in 0..100 {
+        drop(TestClient::connect(server.addr()).await);
+        within(drops.recv()).await.unwrap();
+    }
+    server.handle().clear_conn().await;
+    assert_eq!(server.handle().conn_manager().send(zinxide::conn_manager::Len).await, Ok(0));
+    server.stop().await.unwrap();
+}
+
+/// The worker with the fewest connections was the one that had died.
+#[actix::test]
+async fn g9_a_worker_that_died_gets_no_more_connections() {
+    let server = Server::new(settings())
+        .route_fn(1, async |_: Inbound| {
+            actix_rt::Arbiter::current().stop();
+        })
+        .route_fn(2, async |_: Inbound| (2, ""));
+    let server = TestServer::start(server).await;
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send(1, "").await;
+    assert_eq!(client.recv().await, None);
+    for _ in 0..20 {
+        let mut client = TestClient::connect(server.addr()).await;
+        client.send(2, "").await;
+        assert_eq!(client.recv().await, Some(Frame::new(2, "")));
+    }
+    server.stop().await.unwrap();
+}
+
+/// Each message of that kind made all others of the actor wait twice as long, up to ten seconds.
+#[actix::test]
+async fn g9_messages_that_kill_a_handler_actor_do_not_make_the_others_wait_for_long() {
+    use actix::{Actor, Context, Handler};
+    struct Fragile;
+    impl Actor for Fragile {
+        type Context = Context<Self>;
+    }
+    impl Handler<Inbound> for Fragile {
+        type Result = ();
+        fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+            assert!(msg.payload().is_empty(), "on purpose");
+            msg.reply(1, "");
+        }
+    }
+    let settings = Settings { worker_pool_size: 1, ..settings() };
+    let server = TestServer::start(Server::new(settings).route(1, || Fragile)).await;
+    // A pause that doubles would be half an hour after these.
+    for _ in 0..16 {
+        let mut client = TestClient::connect(server.addr()).await;
+        client.send(1, "kill").await;
+        assert_eq!(client.recv().await, None);
+    }
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send(1, "").await;
+    assert_eq!(client.recv().await, Some(Frame::new(1, "")));
+    server.stop().await.unwrap();
+}

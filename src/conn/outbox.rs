@@ -13,6 +13,10 @@ use crate::frame::Frame;
 /// from a read buffer holds all of its 64 KiB, of which it must not be a small part.
 pub(crate) const SHARE_FROM: usize = 32 * 1024;
 
+/// A tail of this size is followed by another one: to let it grow on would copy it again and again,
+/// and leave holes of many sizes in the heap.
+const LARGEST_TAIL: usize = 64 * 1024;
+
 /// What is allocated for frames that are only expected.
 const EXPECTED: usize = 16 * 1024;
 
@@ -77,6 +81,9 @@ impl Outbox {
         self.frames += 1;
         self.bytes += bytes.len();
         if bytes.len() < SHARE_FROM {
+            if self.queued.tail.len() >= LARGEST_TAIL {
+                self.queued.seal();
+            }
             self.queued.tail.extend_from_slice(bytes);
             self.queued.tail_frames += 1;
         } else {
@@ -151,6 +158,9 @@ impl Batch {
     #[inline]
     pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
         let len = frame.payload.len();
+        if self.tail.len() >= LARGEST_TAIL {
+            self.seal();
+        }
         codec.put_header(frame.id, len, &mut self.tail);
         if len < SHARE_FROM {
             self.tail.extend_from_slice(&frame.payload);
@@ -260,15 +270,17 @@ impl Batch {
     }
 
     fn push_shared(&mut self, bytes: Bytes) {
+        self.seal();
+        self.segments.push_back(Segment { bytes, frames: 1, shared: true });
+    }
+
+    /// Makes a segment of the tail.
+    fn seal(&mut self) {
         if !self.tail.is_empty() {
             let frames = std::mem::take(&mut self.tail_frames);
-            self.segments.push_back(Segment {
-                bytes: self.tail.split().freeze(),
-                frames,
-                shared: false,
-            });
+            let bytes = std::mem::take(&mut self.tail).freeze();
+            self.segments.push_back(Segment { bytes, frames, shared: false });
         }
-        self.segments.push_back(Segment { bytes, frames: 1, shared: true });
     }
 }
 

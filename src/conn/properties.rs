@@ -1,7 +1,7 @@
 //! What an application remembers of a connection: one value of each type.
 
 use std::any::{Any, TypeId};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
@@ -9,27 +9,45 @@ type Values = FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 /// Allocates only for connections that use it.
 #[derive(Debug, Default)]
-pub(crate) struct Properties(Mutex<Option<Box<Values>>>);
+pub(crate) struct Properties(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    values: Option<Box<Values>>,
+    /// The connection has ended: nothing is remembered any more.
+    ended: bool,
+}
 
 impl Properties {
     pub(crate) fn set<T: Any + Send + Sync>(&self, value: T) -> Option<Arc<T>> {
-        self.with(|values| {
-            let values = values.get_or_insert_default();
-            values.insert(TypeId::of::<T>(), Arc::new(value)).and_then(typed)
-        })
+        let value: Arc<T> = Arc::new(value);
+        let mut state = self.lock();
+        if state.ended {
+            // The value is dropped when the lock is free: that is code of the application.
+            drop(state);
+            return None;
+        }
+        state.values.get_or_insert_default().insert(TypeId::of::<T>(), value).and_then(typed)
     }
 
     pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.with(|values| values.as_ref()?.get(&TypeId::of::<T>()).cloned().and_then(typed))
+        self.lock().values.as_ref()?.get(&TypeId::of::<T>()).cloned().and_then(typed)
     }
 
     pub(crate) fn remove<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.with(|values| values.as_mut()?.remove(&TypeId::of::<T>()).and_then(typed))
+        self.lock().values.as_mut()?.remove(&TypeId::of::<T>()).and_then(typed)
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Option<Box<Values>>) -> R) -> R {
-        // No user code runs under the lock, so a poisoned one holds a whole value all the same.
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Forgets all values, for good. The caller drops them, which is code of the application.
+    pub(crate) fn end(&self) -> impl Sized + use<> {
+        let mut state = self.lock();
+        state.ended = true;
+        state.values.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of the application runs under the lock, and nothing in it panics half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,10 @@
 //! What an application does when a connection starts and stops.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::conn::{CloseReason, Conn};
 use crate::event;
+use crate::unwind::contained;
 
 type OnStart = Box<dyn Fn(&Conn) + Send + Sync>;
 type OnStop = Box<dyn Fn(&Conn, &CloseReason) + Send + Sync>;
@@ -20,7 +20,7 @@ impl Hooks {
     pub(crate) fn start(&self, conn: &Conn) {
         let Some(hook) = &self.on_start else { return };
         event::start_hook(conn);
-        if catch_unwind(AssertUnwindSafe(|| hook(conn))).is_err() {
+        if contained(|| hook(conn)).is_none() {
             event::hook_panicked(conn, "on_conn_start");
             conn.close(CloseReason::HookPanicked);
         }
@@ -29,7 +29,7 @@ impl Hooks {
     pub(crate) fn stop(&self, conn: &Conn, why: &CloseReason) {
         let Some(hook) = &self.on_stop else { return };
         event::stop_hook(conn);
-        if catch_unwind(AssertUnwindSafe(|| hook(conn, why))).is_err() {
+        if contained(|| hook(conn, why)).is_none() {
             event::hook_panicked(conn, "on_conn_stop");
         }
     }

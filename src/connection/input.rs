@@ -1,7 +1,6 @@
 //! From bytes received to messages with their handlers: in order, within the window.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -16,6 +15,7 @@ use crate::frame::{Frame, MsgId};
 use crate::inbound::{self, Inbound};
 use crate::router::{Called, Delivered, LocalRoute, Running};
 use crate::turn::Turn;
+use crate::unwind::contained;
 
 /// How many places of the window the reader takes at once.
 const GRANT: u32 = 64;
@@ -90,9 +90,8 @@ impl Input {
     /// Gives up on everything.
     pub(crate) fn abandon(&mut self) {
         let (held, running) = (self.held.take(), self.running.take());
-        let all = AssertUnwindSafe(|| inbound::abandoning(|| drop((held, running))));
-        // The drop of a user's future may panic; there is nobody left to tell.
-        let _ = catch_unwind(all);
+        // The drop of the application's future may panic; there is nobody left to tell.
+        let _ = contained(|| inbound::abandoning(|| drop((held, running))));
     }
 
     fn hand_out(

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use crate::conn::Conn;
 use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
+use crate::unwind::contained;
 
 pub(crate) struct FnSource<F, R> {
     f: Arc<F>,
@@ -67,23 +67,23 @@ where
     fn deliver(&self, message: Inbound, conn: &Conn, cx: &mut Context<'_>) -> Delivered {
         let idle = self.idle.borrow_mut().take();
         let mut place = idle.unwrap_or_else(|| Box::pin(None));
-        let polled = catch_unwind(AssertUnwindSafe(|| {
+        let polled = contained(|| {
             place.set(Some((self.call)(message)));
             let polled = place.as_mut().poll(conn, cx);
             if polled.is_ready() {
                 place.set(None);
             }
             polled
-        }));
+        });
         match polled {
-            Ok(Poll::Ready(reply)) => {
+            Some(Poll::Ready(reply)) => {
                 self.idle.replace(Some(place));
                 Delivered::Done(reply)
             }
-            Ok(Poll::Pending) => Delivered::Suspended(place),
-            Err(_) => {
+            Some(Poll::Pending) => Delivered::Suspended(place),
+            None => {
                 // What is left of the call may panic once more.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(place)));
+                let _ = contained(|| drop(place));
                 Delivered::Panicked
             }
         }

@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::event::{self, Counters};
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound};
 use crate::turn::Turn;
+use crate::unwind::contained;
 
 /// A queue with room for more than this is not kept when it is empty.
 const KEPT_ROOM: usize = 1024;
@@ -31,6 +31,10 @@ const KEPT_ROOM: usize = 1024;
 /// The pause before a handler actor is started again, doubled by each death in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// The longest pause after a death that came with a message: a peer that sends such messages must
+/// not make all others wait. An actor that dies before it gets one is broken in itself.
+const LONGEST_PAUSE_AFTER_MESSAGE: Duration = Duration::from_millis(100);
 
 pub(crate) struct HandlerSource<F>(pub(crate) Arc<F>);
 
@@ -77,6 +81,8 @@ struct RunQueue {
     waker: RefCell<Option<Waker>>,
     /// The actor will look into the queue: nobody needs to wake it.
     scheduled: Cell<bool>,
+    /// How many messages the present actor has got.
+    delivered: Cell<u32>,
     /// The route is unregistered: the actor ends when it has handled these.
     retired: Cell<bool>,
     /// Nobody looks into the queue any more.
@@ -159,6 +165,7 @@ where
                 queue.ended.set(queue.retired.get());
                 return if queue.ended.get() { Poll::Ready(()) } else { Poll::Pending };
             };
+            queue.delivered.set(queue.delivered.get().saturating_add(1));
             actor.handle(message, ctx).handle(ctx, None);
             turn.spend();
         }
@@ -181,8 +188,13 @@ where
             queue.ended.set(true);
             return;
         }
-        if born.elapsed() > LONGEST_PAUSE {
+        let delivered = queue.delivered.replace(0);
+        // More than one message: the last may be what it died of, those before it were handled.
+        if born.elapsed() > LONGEST_PAUSE || delivered > 1 {
             pause = FIRST_PAUSE;
+        }
+        if delivered > 0 {
+            pause = pause.min(LONGEST_PAUSE_AFTER_MESSAGE);
         }
         event::handler_died(&counters, id, died == Death::Panicked, pause);
         tokio::time::sleep(pause).await;
@@ -205,23 +217,21 @@ where
 {
     let alive = Rc::new(Cell::new(true));
     let deliveries = Deliveries { queue: Rc::clone(queue), alive: Rc::clone(&alive) };
-    let born = catch_unwind(AssertUnwindSafe(|| {
+    let born = contained(|| {
         let mut ctx = Context::new();
         ctx.spawn(deliveries);
         ctx.into_future(factory())
-    }));
-    let Ok(life) = born else { return Death::Panicked };
+    });
+    let Some(life) = born else { return Death::Panicked };
     let mut life = Box::pin(life);
-    let died = std::future::poll_fn(|cx| {
-        match catch_unwind(AssertUnwindSafe(|| life.as_mut().poll(cx))) {
-            Ok(polled) => polled.map(|()| Death::Stopped),
-            Err(_) => Poll::Ready(Death::Panicked),
-        }
+    let died = std::future::poll_fn(|cx| match contained(|| life.as_mut().poll(cx)) {
+        Some(polled) => polled.map(|()| Death::Stopped),
+        None => Poll::Ready(Death::Panicked),
     })
     .await;
     queue.waker.replace(None);
     alive.set(false);
     // Messages that the actor kept are lost with it: their connections are told.
-    let buried = catch_unwind(AssertUnwindSafe(|| inbound::abandoning(|| drop(life))));
-    if buried.is_err() { Death::Panicked } else { died }
+    let buried = contained(|| inbound::abandoning(|| drop(life)));
+    if buried.is_none() { Death::Panicked } else { died }
 }

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use crate::conn::{CloseReason, Conn};
 use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{self, Inbound};
+use crate::unwind::contained;
 
 /// What a route is before a worker has it: shared by all threads.
 pub(crate) trait RouteSource: Send + Sync {
@@ -64,11 +64,10 @@ pub(crate) enum Called {
 impl dyn Running {
     /// Polls the call, and drops it, when it is over, where a panic of that does no harm.
     pub(crate) fn proceed(mut self: Pin<Box<Self>>, conn: &Conn, cx: &mut Context<'_>) -> Called {
-        let proceeded =
-            catch_unwind(AssertUnwindSafe(move || match self.as_mut().poll(conn, cx) {
-                Poll::Ready(reply) => Called::Done(reply),
-                Poll::Pending => Called::Suspended(self),
-            }));
+        let proceeded = contained(move || match self.as_mut().poll(conn, cx) {
+            Poll::Ready(reply) => Called::Done(reply),
+            Poll::Pending => Called::Suspended(self),
+        });
         proceeded.unwrap_or(Called::Panicked)
     }
 }
@@ -119,6 +118,9 @@ impl LocalTable {
             }
         }
         self.routes.replace(routes);
+        // What a route has captured may panic when it is dropped, which must not end this thread's
+        // worker.
+        let _ = contained(|| drop(known));
         self.version.set(self.version.get() + 1);
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::worker::{Placement, Serve, Workers};
 use crate::conn::{Conn, ConnId, Limits};
@@ -16,6 +17,10 @@ use crate::event;
 /// The pause after a failed accept that is nobody's fault, doubled by each in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the log is spared another shortage. At the limit of descriptors each connection that
+/// ends lets one in, which ends one shortage and begins the next.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What to accept from; a trait so that tests can make it fail.
 pub(crate) trait Listen {
@@ -66,18 +71,27 @@ impl<L: Listen> Acceptor<L> {
     pub(crate) async fn run(&mut self) -> io::Error {
         let counters = Arc::clone(&self.limits.counters);
         let mut pause = None;
+        // Whether the log knows of the present shortage, and when it was last told of one.
+        let (mut told, mut last_told) = (false, None::<Instant>);
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    if pause.take().is_some() {
+                    pause = None;
+                    if std::mem::take(&mut told) {
                         event::accept_recovered();
                     }
-                    self.admit(stream, peer).await;
+                    if let Err(error) = self.admit(stream, peer).await {
+                        return error;
+                    }
                 }
                 Err(error) => match fault(&error) {
                     Fault::Dial => event::accept_skipped(&counters, &error),
                     Fault::Machine => {
-                        event::accept_failed(&counters, &error, pause.is_none());
+                        let tell = !told && last_told.is_none_or(|last| last.elapsed() >= QUIET);
+                        event::accept_failed(&counters, &error, tell);
+                        if tell {
+                            (told, last_told) = (true, Some(Instant::now()));
+                        }
                         let this = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2);
                         let this = this.min(LONGEST_PAUSE);
                         pause = Some(this);
@@ -89,11 +103,15 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+    /// An error if there is nobody left to serve it.
+    async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let local = if self.addr.ip().is_unspecified() {
             match stream.local_addr() {
                 Ok(addr) => Arc::new(addr),
-                Err(error) => return event::accept_skipped(&self.limits.counters, &error),
+                Err(error) => {
+                    event::accept_skipped(&self.limits.counters, &error);
+                    return Ok(());
+                }
             }
         } else {
             Arc::clone(&self.addr)
@@ -101,7 +119,9 @@ impl<L: Listen> Acceptor<L> {
         let id = self.next_id;
         self.next_id += 1;
         let conn = Conn::new(id, peer, local, Arc::clone(&self.limits));
-        let worker = self.placement.least_loaded();
+        let Some(worker) = self.placement.least_loaded() else {
+            return Err(io::Error::other("all workers have ended"));
+        };
         conn.shared().set_worker(worker.index);
         let registration = Registration::new(&conn, Arc::clone(&self.manager), worker.load());
         match self.manager.send(Add(conn.clone())).await {
@@ -110,8 +130,9 @@ impl<L: Listen> Acceptor<L> {
                 Err(error) => event::accept_skipped(&self.limits.counters, &error),
             },
             Ok(Err(why)) => event::refused(&self.limits.counters, peer, &why),
-            Err(gone) => event::refused(&self.limits.counters, peer, &gone),
+            Err(gone) => return Err(io::Error::other(gone)),
         }
+        Ok(())
     }
 }
 

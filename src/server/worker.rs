@@ -216,9 +216,9 @@ impl Place {
 }
 
 impl Placement {
-    /// The worker with the fewest connections.
-    pub(crate) fn least_loaded(&self) -> &Place {
-        // There is at least one: `Settings::workers` is never 0.
-        self.0.iter().min_by_key(|place| place.load.load(Ordering::Relaxed)).unwrap_or(&self.0[0])
+    /// The worker with the fewest connections, of those that are alive.
+    pub(crate) fn least_loaded(&self) -> Option<&Place> {
+        let alive = self.0.iter().filter(|place| place.addr.connected());
+        alive.min_by_key(|place| place.load.load(Ordering::Relaxed))
     }
 }

@@ -21,7 +21,6 @@ async fn g15_after_the_peer_closed_sending_answers_closed_and_stop_does_nothing(
     let (server, mut hooked) = server(one_worker(|_| {}));
     let server = TestServer::start(server).await;
     let (client, conn) = hooked.connect(&server).await;
-    conn.set_property("remembered");
     let peer = conn.peer_addr();
     drop(client);
     assert_eq!(hooked.stopped().await, (conn.id(), CloseReason::PeerClosed));
@@ -29,7 +28,6 @@ async fn g15_after_the_peer_closed_sending_answers_closed_and_stop_does_nothing(
     assert_harmless(&conn);
     let sent = within(conn.send(1, "c")).await;
     assert_eq!(sent, Err(SendError::Closed(Frame::new(1, "c"))));
-    assert_eq!(conn.property::<&str>().as_deref(), Some(&"remembered"));
     assert_eq!((conn.peer_addr(), conn.local_addr()), (peer, server.addr()));
     // Neither hook is called again, and the server goes on.
     let (mut other, _) = hooked.connect(&server).await;
