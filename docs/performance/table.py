@@ -45,5 +45,5 @@ measured = json.loads((HERE / "measured.json").read_text())
 text = PAGE.read_text()
 for name, rows in {"budget": budget, "scale": scale}.items():
     table = "\n".join(rows(measured))
-    text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
+    text = re.sub(rf"(<!-- {name} -->).*?(<!-- end -->)", lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.S)
 PAGE.write_text(text)
