@@ -33,7 +33,7 @@ pub(crate) use local::Local;
 const HANDLER_GRACE: Duration = Duration::from_millis(50);
 
 /// How long a peer in the middle of a talk is waited for to close its side.
-const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Ends a connection as [`Conn::stop`] does.
 #[derive(Clone, Copy, Debug, Message)]

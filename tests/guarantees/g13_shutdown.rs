@@ -427,11 +427,13 @@ mod signals {
     }
 
     #[actix::test]
+    #[ignore = "holds the drain up by a peer that does not read, which depends on what the kernel takes for it: run alone"]
     async fn g13_a_second_signal_ends_the_process_at_once_with_an_exit_code_other_than_0() {
         ends_at_once("TERM", "TERM").await;
     }
 
     #[actix::test]
+    #[ignore = "holds the drain up by a peer that does not read, which depends on what the kernel takes for it: run alone"]
     async fn g13_a_second_signal_may_be_the_other_one() {
         ends_at_once("INT", "TERM").await;
     }
