@@ -148,9 +148,9 @@ impl BroadcastReport {
         self.refused += other.refused;
     }
 
-    /// Sends `encoded` to one connection by way of its outbox.
-    pub(crate) fn push(&mut self, conn: &Conn, encoded: &Encoded) {
-        match conn.shared().push_encoded(encoded) {
+    /// Counts how the broadcast fared with one connection, and closes one that had no room for it.
+    pub(crate) fn count(&mut self, conn: &Conn, pushed: Pushed) {
+        match pushed {
             Pushed::Accepted => self.accepted += 1,
             Pushed::Closed => {}
             Pushed::Refused => {
@@ -332,7 +332,7 @@ impl Handler<Broadcast> for ConnManager {
         let mut report = BroadcastReport::default();
         if self.workers.is_empty() {
             for conn in self.connections.all() {
-                report.push(&conn, &encoded);
+                report.count(&conn, conn.shared().push_encoded(&encoded));
             }
         }
         let fanouts = self.workers.iter().map(|worker| worker.send(Fanout(encoded.clone())));

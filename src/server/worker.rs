@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::conn::{CloseReason, Conn, Encoded, Pushed, Slow};
+use crate::conn::{CloseReason, Conn, Encoded};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
 use crate::connection::{Connection, Hooks, Local};
 use crate::event::{self, Counters};
@@ -103,14 +103,7 @@ async fn fan_out(local: &Local, encoded: &Encoded) -> BroadcastReport {
     while let Some(key) = from {
         let (links, next) = local.some_links(key, FANOUT_RUN);
         for link in links {
-            match link.send_encoded(encoded) {
-                Pushed::Accepted => report.accepted += 1,
-                Pushed::Closed => {}
-                Pushed::Refused => {
-                    report.refused += 1;
-                    link.conn.close(CloseReason::SlowConsumer(Slow::OutboxFull));
-                }
-            }
+            report.count(&link.conn, link.send_encoded(encoded));
         }
         from = next;
         if from.is_some() {
