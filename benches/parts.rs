@@ -144,7 +144,7 @@ fn connection(c: &mut Criterion) {
         }
     }
     let by_function =
-        || Server::new(roomy()).route_fn(1, async |mut msg: Inbound| (1, msg.take_payload()));
+        || Server::new(roomy()).route_fn(1, async |msg: Inbound| msg);
     let by_actor = || Server::new(roomy()).route(1, || Echo);
     let system = System::new();
     let mut group = c.benchmark_group("connection");

@@ -91,7 +91,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::new(settings);
     let server = match route {
         Kind::Fn => server
-            .route_fn(ECHO, async |mut msg: Inbound| (ECHO, msg.take_payload()))
+            .route_fn(ECHO, async |msg: Inbound| msg)
             .route_with(BROADCAST, |server| {
                 let server = server.clone();
                 Route::function(move |msg| to_all(server.clone(), msg))

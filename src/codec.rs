@@ -102,6 +102,33 @@ impl FrameCodec {
         Ok(Some(Frame { id: header.id, payload: src.split_to(len).freeze() }))
     }
 
+    /// How long the whole frames at the front of `src` are, all together.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLarge`] if not even the first one is allowed.
+    pub(crate) fn whole_frames(&self, src: &[u8]) -> Result<usize, FrameError> {
+        let mut end = 0;
+        loop {
+            let header = match self.peek(&src[end..]) {
+                Ok(Some(header)) => header,
+                Err(error) if end == 0 => return Err(error),
+                Ok(None) | Err(_) => return Ok(end),
+            };
+            let frame_len = HEADER_LEN + header.len as usize;
+            if src.len() - end < frame_len {
+                return Ok(end);
+            }
+            end += frame_len;
+        }
+    }
+
+    /// The header at the front of `src`; the limit does not count.
+    #[inline]
+    pub(crate) fn header(&self, src: &[u8]) -> Option<Header> {
+        Some(self.wire.parse(src.first_chunk::<HEADER_LEN>()?))
+    }
+
     /// Appends a frame's header to `dst`.
     ///
     /// The caller has checked that `payload_len` fits the header's 32 bits.
@@ -113,8 +140,7 @@ impl FrameCodec {
 
     /// The length of the frame whose header stands at the front of `src`; the limit does not count.
     pub(crate) fn frame_len(&self, src: &[u8]) -> Option<usize> {
-        let bytes = src.first_chunk::<HEADER_LEN>()?;
-        Some(HEADER_LEN + self.wire.parse(bytes).len as usize)
+        Some(HEADER_LEN + self.header(src)?.len as usize)
     }
 
     #[inline]

@@ -173,6 +173,12 @@ impl Conn {
         }
     }
 
+    /// Whether both are handles to one connection.
+    #[inline]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }

@@ -1,15 +1,21 @@
 //! One message on its way to a handler.
 
+mod stock;
+
 use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
 use actix::{Message, Recipient};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::conn::{CloseReason, Conn, SendError};
 use crate::event;
 use crate::frame::{Frame, MsgId};
+use stock::Body;
+pub(crate) use stock::{keeping_buffers, release_buffers};
 
 /// A message from a peer, with the connection it came on.
 ///
@@ -19,33 +25,37 @@ use crate::frame::{Frame, MsgId};
 ///
 /// Dropped by a panic, it ends its connection with [`CloseReason::HandlerPanicked`]; dropped in the
 /// mailbox of an actor that is gone, with [`CloseReason::HandlerGone`].
-#[derive(Debug)]
-pub struct Inbound {
-    id: MsgId,
-    /// Somebody has looked at it, so it has reached its handler.
-    seen: Cell<bool>,
-    payload: Bytes,
-    conn: Conn,
-    /// The shared actor in whose mailbox it travels.
-    by_mailbox: Option<Arc<Recipient<Self>>>,
-}
+pub struct Inbound(
+    /// Boxed, because a message is moved often on its way; `None` only while it is dropped.
+    Option<Box<Body>>,
+);
 
 impl Message for Inbound {
     type Result = ();
 }
 
 impl Inbound {
-    /// The caller has entered the connection's window.
+    /// A message whose payload is `at` in `buffer`. The caller has entered the connection's window.
     #[inline]
-    pub(crate) fn new(frame: Frame, conn: Conn) -> Self {
-        let Frame { id, payload } = frame;
-        Self { id, seen: Cell::new(false), payload, conn, by_mailbox: None }
+    pub(crate) fn new(id: MsgId, buffer: &Bytes, at: Range<usize>, conn: &Conn) -> Self {
+        Self(Some(stock::body(id, buffer, at, conn)))
+    }
+
+    #[inline]
+    fn body(&self) -> &Body {
+        self.0.as_ref().expect("only `drop` takes it")
+    }
+
+    #[inline]
+    fn body_mut(&mut self) -> &mut Body {
+        self.0.as_mut().expect("only `drop` takes it")
     }
 
     /// Sends it to a shared actor; false if that one is gone.
     pub(crate) fn send_to(mut self, actor: &Arc<Recipient<Self>>) -> bool {
-        self.by_mailbox = Some(Arc::clone(actor));
-        self.seen.set(false);
+        let body = self.body_mut();
+        body.by_mailbox = Some(Arc::clone(actor));
+        body.seen.set(false);
         match actor.try_send(self) {
             Ok(()) => true,
             // The windows of the connections bound this mailbox; its own capacity is per address,
@@ -60,28 +70,38 @@ impl Inbound {
 
     /// The id of the message.
     pub fn id(&self) -> MsgId {
-        self.seen.set(true);
-        self.id
+        let body = self.body();
+        body.seen.set(true);
+        body.id
     }
 
     /// The payload of the message.
-    ///
-    /// It shares the buffer (of up to 64 KiB) that it was read into: copy it to keep it for long.
-    pub fn payload(&self) -> &Bytes {
-        self.seen.set(true);
-        &self.payload
+    #[inline]
+    pub fn payload(&self) -> &[u8] {
+        let body = self.body();
+        body.seen.set(true);
+        &body.buffer[body.at.clone()]
     }
 
-    /// Takes the payload out, which saves the cost of sharing it.
+    /// Takes the payload out of the message, to send it on or to keep it; nothing is copied.
+    ///
+    /// It shares the buffer (of up to 64 KiB) that it was read into: copy [`payload`](Self::payload)
+    /// to keep it for long.
     pub fn take_payload(&mut self) -> Bytes {
-        self.seen.set(true);
-        std::mem::take(&mut self.payload)
+        let body = self.body_mut();
+        body.seen.set(true);
+        let at = std::mem::take(&mut body.at);
+        let mut payload = std::mem::take(&mut body.buffer);
+        payload.truncate(at.end);
+        payload.advance(at.start);
+        payload
     }
 
     /// The connection it came on.
     pub fn conn(&self) -> &Conn {
-        self.seen.set(true);
-        &self.conn
+        let body = self.body();
+        body.seen.set(true);
+        &body.conn
     }
 
     /// Answers the message. The answer is accepted even if the outbox is full, because the window
@@ -106,15 +126,18 @@ impl Inbound {
 impl Drop for Inbound {
     #[inline]
     fn drop(&mut self) {
+        let Some(body) = self.0.take() else { return };
+        let Body { id, conn, .. } = &*body;
         // A mailbox is closed before it is dropped, also by a panic of its actor.
-        let unseen = |actor: &Arc<Recipient<Self>>| !self.seen.get() && !actor.connected();
-        if self.by_mailbox.as_ref().is_some_and(unseen) || ABANDONED.get() {
-            self.conn.close(CloseReason::HandlerGone(self.id));
+        let unseen = |actor: &Arc<Recipient<Self>>| !body.seen.get() && !actor.connected();
+        if body.by_mailbox.as_ref().is_some_and(unseen) || ABANDONED.get() {
+            conn.close(CloseReason::HandlerGone(*id));
         } else if thread::panicking() {
-            event::handler_panicked(&self.conn);
-            self.conn.close(CloseReason::HandlerPanicked(self.id));
+            event::handler_panicked(conn);
+            conn.close(CloseReason::HandlerPanicked(*id));
         }
-        self.conn.shared().leave_window(1);
+        conn.shared().leave_window(1);
+        stock::put(body);
     }
 }
 
@@ -133,4 +156,15 @@ pub(crate) fn abandoning<R>(f: impl FnOnce() -> R) -> R {
     }
     let _reset = Reset(ABANDONED.replace(true));
     f()
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Body { id, at, conn, .. } = self.body();
+        f.debug_struct("Inbound")
+            .field("id", id)
+            .field("payload_len", &at.len())
+            .field("conn", conn)
+            .finish_non_exhaustive()
+    }
 }

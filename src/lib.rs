@@ -54,7 +54,7 @@
 //!     settings.tcp_port = 0; // the system chooses
 //!     let server = Server::new(settings)
 //!         .route(0, || Ping(0))
-//!         .route_fn(1, async |msg: Inbound| (1, msg.payload().clone()))
+//!         .route_fn(1, async |msg: Inbound| msg)
 //!         .on_conn_start(|conn| drop(conn.send_buffered(2, "welcome")))
 //!         .on_conn_stop(|conn, why| println!("{conn} left: {why}"))
 //!         .bind()
@@ -84,7 +84,7 @@
 //! | [`Server`], [`BoundServer`], [`ServerHandle`], [`ServerError`] | builder, listening server, handle to it |
 //! | [`Settings`], [`Unrouted`], [`SettingsError`] | what a server is told: defaults, file, environment |
 //! | [`Inbound`] | one message and its answer: all that a handler needs |
-//! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`] | where messages go; routes that come and go |
+//! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`], [`Reply`] | where messages go; routes that come and go |
 //! | [`Conn`], [`ConnId`], [`SendError`], [`CloseReason`], [`Slow`] | handle to a connection, and its end |
 //! | [`conn_manager`]: [`ConnManager`], [`Connections`], [`BroadcastReport`] | who is connected; limit, look-up, broadcast, closing |
 //! | [`Connection`], [`Stop`] | the actor of one connection |
@@ -138,7 +138,7 @@ pub use connection::{Connection, Stop};
 pub use event::Stats;
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
-pub use router::{IntoReply, Route, RouteError, Router};
+pub use router::{IntoReply, Reply, Route, RouteError, Router};
 pub use server::{BoundServer, Server, ServerError, ServerHandle};
 pub use settings::{Settings, SettingsError, Unrouted};
 

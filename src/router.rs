@@ -19,7 +19,8 @@ use crate::unwind::contained;
 use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
-pub use reply::IntoReply;
+pub use reply::{IntoReply, Reply};
+pub(crate) use reply::{Answer, Replies};
 pub(crate) use table::{
     Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table,
 };

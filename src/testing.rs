@@ -7,7 +7,7 @@
 //!
 //! #[actix::main] // in a test: #[actix::test]
 //! async fn main() {
-//!     let server = Server::new(settings()).route_fn(1, async |msg: Inbound| (1, msg.payload().clone()));
+//!     let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
 //!     let server = TestServer::start(server).await;
 //!     let mut client = TestClient::connect(server.addr()).await;
 //!     client.send(1, "hello").await;
@@ -80,7 +80,8 @@ pub fn accepted(conn: &Conn) -> Vec<Frame> {
 /// actor alone. What it answers is found by [`accepted`].
 pub fn inbound(conn: &Conn, id: MsgId, payload: impl Into<Bytes>) -> Inbound {
     conn.shared().window.enter(1);
-    Inbound::new(Frame::new(id, payload), conn.clone())
+    let payload = payload.into();
+    Inbound::new(id, &payload, 0..payload.len(), conn)
 }
 
 /// A connection on a stream of the test's own, an in-memory one, say, with everything on the

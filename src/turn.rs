@@ -49,8 +49,8 @@ impl Turn {
             Some((since, stride)) => {
                 let elapsed = since.elapsed();
                 self.over = self.messages >= MESSAGES || elapsed >= TIME;
-                let fast = elapsed / self.messages * stride * 8 < TIME;
-                let stride = if fast { (stride * 2).min(LONGEST_STRIDE) } else { 1 };
+                let fast = elapsed / self.messages * stride * 16 < TIME;
+                let stride = if fast { (stride * 4).min(LONGEST_STRIDE) } else { 1 };
                 self.clock = Some((since, stride));
                 stride
             }

@@ -95,7 +95,7 @@ async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() 
     let mut settings = settings();
     settings.worker_pool_size = 1;
     let server = Server::new(settings)
-        .route_fn(BY_FUNCTION, async |mut msg: Inbound| (BY_FUNCTION, msg.take_payload()))
+        .route_fn(BY_FUNCTION, async |msg: Inbound| msg)
         .route(BY_ACTOR, || Echo)
         .route_fn(BURST, async |msg: Inbound| {
             for _ in 0..BURST_FRAMES {

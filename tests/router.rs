@@ -344,7 +344,7 @@ impl Handler<Inbound> for Gated {
         let gate = Arc::clone(&self.0);
         let passed = async move { gate.notified().await }.into_actor(self);
         ctx.wait(passed.map(move |(), _, _| {
-            let payload = msg.payload().clone();
+            let payload = msg.payload().to_vec();
             msg.reply(1, payload);
         }));
     }

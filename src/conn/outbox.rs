@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::codec::{FrameCodec, HEADER_LEN};
-use crate::frame::Frame;
+use crate::frame::{Frame, MsgId};
 
 /// Payloads from this size on are shared with the writer; smaller ones are copied behind their
 /// header, which costs less than a slice of their own in the system call. And a payload that was cut
@@ -80,15 +80,7 @@ impl Outbox {
         let bytes = encoded.bytes();
         self.frames += 1;
         self.bytes += bytes.len();
-        if bytes.len() < SHARE_FROM {
-            if self.queued.tail.len() >= LARGEST_TAIL {
-                self.queued.seal();
-            }
-            self.queued.tail.extend_from_slice(bytes);
-            self.queued.tail_frames += 1;
-        } else {
-            self.queued.push_shared(bytes.clone());
-        }
+        self.queued.push_encoded(encoded);
     }
 
     /// Moves all that is queued into `batch`, which is empty; false if nothing is queued.
@@ -155,19 +147,42 @@ impl Batch {
         Self { segments: VecDeque::from([segment]), written, ..Self::default() }
     }
 
-    #[inline]
     pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
-        let len = frame.payload.len();
+        if frame.payload.len() < SHARE_FROM {
+            self.push_copy(codec, frame.id, &frame.payload);
+        } else {
+            codec.put_header(frame.id, frame.payload.len(), self.small_tail());
+            self.push_shared(frame.payload.clone());
+        }
+    }
+
+    /// Pushes a frame with a copy of its payload, which is a small one.
+    #[inline]
+    pub(crate) fn push_copy(&mut self, codec: &FrameCodec, id: MsgId, payload: &[u8]) {
+        debug_assert!(payload.len() < SHARE_FROM);
+        let tail = self.small_tail();
+        codec.put_header(id, payload.len(), tail);
+        tail.extend_from_slice(payload);
+        self.tail_frames += 1;
+    }
+
+    fn push_encoded(&mut self, encoded: &Encoded) {
+        let bytes = encoded.bytes();
+        if bytes.len() < SHARE_FROM {
+            self.small_tail().extend_from_slice(bytes);
+            self.tail_frames += 1;
+        } else {
+            self.push_shared(bytes.clone());
+        }
+    }
+
+    /// The tail, not too large to grow.
+    #[inline]
+    fn small_tail(&mut self) -> &mut BytesMut {
         if self.tail.len() >= LARGEST_TAIL {
             self.seal();
         }
-        codec.put_header(frame.id, len, &mut self.tail);
-        if len < SHARE_FROM {
-            self.tail.extend_from_slice(&frame.payload);
-            self.tail_frames += 1;
-        } else {
-            self.push_shared(frame.payload.clone());
-        }
+        &mut self.tail
     }
 
     /// Lends a buffer to encode into, unless there is one.
@@ -184,6 +199,12 @@ impl Batch {
         let frames: usize = self.segments.iter().map(|segment| segment.frames).sum();
         let bytes: usize = self.segments.iter().map(|segment| segment.bytes.len()).sum();
         (frames + self.tail_frames, bytes + self.tail.len() - self.written)
+    }
+
+    /// How many bytes of small frames are at its end.
+    #[inline]
+    pub(crate) fn tail_len(&self) -> usize {
+        self.tail.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

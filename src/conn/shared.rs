@@ -72,6 +72,8 @@ struct State {
     /// The connection's actor is in its turn or about to be: nobody needs to wake it, because a
     /// turn ends with a look at this state.
     scheduled: bool,
+    /// The window has the room that the reader waits for.
+    freed: bool,
     /// Somebody awaits `room`.
     awaited: bool,
     /// The task of the connection's actor.
@@ -279,7 +281,10 @@ impl Shared {
     #[inline]
     pub(crate) fn leave_window(&self, n: u32) {
         if self.window.leave(n) {
-            let waker = self.lock().schedule();
+            let mut state = self.lock();
+            state.freed = true;
+            let waker = state.schedule();
+            drop(state);
             wake(waker);
         }
     }
@@ -317,6 +322,7 @@ impl Shared {
     ) -> Option<Ending> {
         let mut state = self.lock();
         state.scheduled = true;
+        state.freed = false;
         if !state.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             state.waker = Some(waker.clone());
         }
@@ -332,7 +338,8 @@ impl Shared {
     pub(crate) fn end_turn(&self, can_write: bool, known: Option<Ending>) -> TurnEnd {
         let mut state = self.lock();
         let pending = state.outbox.has_queued();
-        if (can_write && pending) || state.ending() != known || self.window.is_awaited_and_free() {
+        let freed = std::mem::take(&mut state.freed);
+        if (can_write && pending) || state.ending() != known || freed {
             return TurnEnd::Again;
         }
         state.scheduled = false;

@@ -35,6 +35,11 @@ impl Window {
         self.home.store(current_thread(), Relaxed);
     }
 
+    #[inline]
+    pub(crate) fn is_home(&self) -> bool {
+        self.home.load(Relaxed) == current_thread()
+    }
+
     pub(crate) fn in_flight(&self) -> u32 {
         let elsewhere = self.left_elsewhere.load(Acquire);
         let left = self.left.load(Relaxed).wrapping_add(elsewhere);
@@ -47,13 +52,17 @@ impl Window {
         self.entered.store(self.entered.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Gives `n` places back. True if the reader waits for that.
+    /// Gives `n` places back. True if the reader waits for that; at home, it is told once.
     #[inline]
     #[must_use = "the reader must be woken"]
     pub(crate) fn leave(&self, n: u32) -> bool {
-        if self.home.load(Relaxed) == current_thread() {
+        if self.is_home() {
             self.left.store(self.left.load(Relaxed).wrapping_add(n), Relaxed);
-            self.is_awaited_and_free()
+            let free = self.is_awaited_and_free();
+            if free {
+                self.disarm();
+            }
+            free
         } else {
             // Releases what the handler did, for the next one to see.
             self.left_elsewhere.fetch_add(n, Release);

@@ -5,13 +5,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::link::Link;
+use super::link::{Answers, Link};
 use super::local::Local;
-use super::reader::Reader;
+use super::reader::{Found, Reader};
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, Ending};
 use crate::event;
-use crate::frame::{Frame, MsgId};
+use crate::frame::MsgId;
 use crate::inbound::{self, Inbound};
 use crate::router::{Called, Delivered, LocalRoute, Running};
 use crate::turn::Turn;
@@ -28,8 +28,6 @@ const GRANT: u32 = 64;
 #[derive(Default)]
 pub(crate) struct Input {
     reader: Reader,
-    /// A frame that waits for the window.
-    held: Option<Frame>,
     /// Where the messages in flight are.
     current: Option<Current>,
     /// A route function that waits for something, and the id of its message.
@@ -65,7 +63,8 @@ impl Input {
         let conn = &link.conn;
         let window = &conn.shared().window;
         window.disarm();
-        let progress = self.hand_out(link, local, ending, turn, cx);
+        let progress =
+            inbound::keeping_buffers(|| self.hand_out(link, local, ending, turn, cx));
         self.give_back(conn);
         if progress == Progress::Done {
             if !window.wait_below(1) {
@@ -78,8 +77,7 @@ impl Input {
 
     /// Bytes received and not handed to a handler.
     pub(crate) fn unhandled(&self) -> usize {
-        let held = self.held.as_ref().map_or(0, |frame| frame.payload.len());
-        self.reader.len() + held
+        self.reader.len()
     }
 
     /// Gives back what is not needed while nothing comes.
@@ -89,9 +87,9 @@ impl Input {
 
     /// Gives up on everything.
     pub(crate) fn abandon(&mut self) {
-        let (held, running) = (self.held.take(), self.running.take());
+        let running = self.running.take();
         // The drop of the application's future may panic; there is nobody left to tell.
-        let _ = contained(|| inbound::abandoning(|| drop((held, running))));
+        let _ = contained(|| inbound::abandoning(|| drop(running)));
     }
 
     fn hand_out(
@@ -110,18 +108,19 @@ impl Input {
         if ending > Some(Ending::Drain) {
             return Progress::Done;
         }
+        let answers = Answers::new(link, local);
         // A handler may have ended the connection, or hurried its ending up: what comes after is
         // for the next step to see.
         while !shared.is_ending() || ending.is_some() && !conn.is_closed() {
-            let frame = match self.next_frame(link, local, ending, cx) {
-                Ok(frame) => frame,
+            let Found { id, at } = match self.next_frame(link, local, ending, cx) {
+                Ok(found) => found,
                 Err(progress) => return progress,
             };
-            let id = frame.id;
             let current = match &self.current {
                 Some(current) if current.is(id, local) => current,
                 _ => {
                     let Some(next) = Current::find(id, local) else {
+                        self.reader.pass(at.end);
                         self.unrouted(id, conn, local);
                         if turn.spend() {
                             break;
@@ -132,7 +131,6 @@ impl Input {
                     if other {
                         self.give_back(conn);
                         if !shared.window.wait_below(1) {
-                            self.held = Some(frame);
                             return Progress::Waits;
                         }
                         shared.window.disarm();
@@ -143,15 +141,14 @@ impl Input {
             if self.granted == 0 {
                 self.granted = grant(conn, link.direct_frames());
                 if self.granted == 0 {
-                    self.held = Some(frame);
                     return Progress::OutboxFull;
                 }
             }
             self.granted -= 1;
-            let mut flush = false;
-            match current.route.deliver(Inbound::new(frame, conn.clone()), conn, cx) {
-                Delivered::Done(None) | Delivered::Handed => {}
-                Delivered::Done(Some(reply)) => flush = link.reply(reply, local),
+            self.reader.pass(at.end);
+            let message = Inbound::new(id, self.reader.frames(), at, conn);
+            match current.route.deliver(message, &answers, cx) {
+                Delivered::Done => {}
                 Delivered::Suspended(call) => {
                     self.running = Some((id, call));
                     return Progress::Waits;
@@ -162,14 +159,14 @@ impl Input {
             if turn.spend() {
                 break;
             }
-            if flush {
+            if answers.are_enough() {
                 return Progress::Flush;
             }
         }
         Progress::Waits
     }
 
-    /// The next frame: the one that waited, one received already, or one read now.
+    /// The next frame: one received already, or one read now.
     #[inline]
     fn next_frame(
         &mut self,
@@ -177,14 +174,11 @@ impl Input {
         local: &Local,
         ending: Option<Ending>,
         cx: &mut Context<'_>,
-    ) -> Result<Frame, Progress> {
-        if let Some(frame) = self.held.take() {
-            return Ok(frame);
-        }
+    ) -> Result<Found, Progress> {
         let codec = &link.conn.shared().limits.codec;
         let why = loop {
             match self.reader.next_frame(codec) {
-                Ok(Some(frame)) => return Ok(frame),
+                Ok(Some(found)) => return Ok(found),
                 Ok(None) if ending.is_some() => return Err(Progress::Done),
                 Ok(None) => {}
                 Err(error) => break CloseReason::Protocol(error),
@@ -216,8 +210,7 @@ impl Input {
     fn poll_running(&mut self, conn: &Conn, cx: &mut Context<'_>) -> Poll<()> {
         let Some((id, call)) = self.running.take() else { return Poll::Ready(()) };
         match call.proceed(conn, cx) {
-            Called::Done(None) => {}
-            Called::Done(Some(reply)) => conn.reply(reply),
+            Called::Done => {}
             Called::Suspended(call) => {
                 self.running = Some((id, call));
                 return Poll::Pending;
@@ -285,7 +278,6 @@ impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Input")
             .field("reader", &self.reader)
-            .field("held", &self.held)
             .field("granted", &self.granted)
             .finish_non_exhaustive()
     }

@@ -1,6 +1,6 @@
 //! The socket of a connection, where both the connection and its worker's broadcasts can write.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -12,7 +12,7 @@ use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
 use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed, SHARE_FROM};
-use crate::frame::Frame;
+use crate::router::{Answer, Replies, Reply};
 use crate::transport::Transport;
 use crate::turn::Turn;
 
@@ -87,18 +87,22 @@ impl Link {
     /// pass the outbox, and its lock, unless something is queued there before it. True if enough
     /// answers wait to be worth a system call of their own.
     #[inline]
-    pub(crate) fn reply(&self, frame: Frame, local: &Local) -> bool {
+    fn reply(&self, reply: Reply, local: &Local) -> bool {
+        let (id, payload) = match &reply.0 {
+            Answer::Frame(frame) => (frame.id, &frame.payload[..]),
+            Answer::Echo(message) => (message.id(), message.payload()),
+        };
         let shared = self.conn.shared();
         let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
         let next = *direct || batch.is_empty();
-        if !next || shared.has_queued() || shared.is_ending() || frame.payload.len() >= SHARE_FROM {
-            self.conn.reply(frame);
+        if !next || shared.has_queued() || shared.is_ending() || payload.len() >= SHARE_FROM {
+            self.conn.reply(reply.into());
             return false;
         }
         *direct = true;
         batch.lend(|| local.spare_buffer());
-        batch.push(&shared.limits.codec, &frame);
-        batch.size().1 >= FLUSH_FROM
+        batch.push_copy(&shared.limits.codec, id, payload);
+        batch.tail_len() >= FLUSH_FROM
     }
 
     /// Takes the writer's spare buffer away, if it writes nothing.
@@ -205,5 +209,35 @@ impl std::fmt::Debug for Io {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let open = self.transport.is_some();
         f.debug_struct("Io").field("open", &open).field("batch", &self.batch).finish()
+    }
+}
+
+/// Where the answers of a connection's route functions go while it hands messages out.
+pub(super) struct Answers<'a> {
+    link: &'a Link,
+    local: &'a Local,
+    enough: Cell<bool>,
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn new(link: &'a Link, local: &'a Local) -> Self {
+        Self { link, local, enough: Cell::new(false) }
+    }
+
+    /// Whether they are worth a system call of their own.
+    #[inline]
+    pub(super) fn are_enough(&self) -> bool {
+        self.enough.get()
+    }
+}
+
+impl Replies for Answers<'_> {
+    fn conn(&self) -> &Conn {
+        &self.link.conn
+    }
+
+    #[inline]
+    fn reply(&self, reply: Reply) {
+        self.enough.set(self.link.reply(reply, self.local));
     }
 }

@@ -2,14 +2,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
-use crate::codec::{FrameCodec, FrameError};
-use crate::frame::Frame;
+use crate::codec::{FrameCodec, FrameError, HEADER_LEN};
+use crate::frame::MsgId;
+use crate::inbound;
 use crate::transport::Transport;
 
 /// What one read takes at most.
@@ -38,21 +40,56 @@ impl ReadPool {
     }
 }
 
-/// The part of a connection's input that is not yet a frame.
+/// What a connection has received and not handed out.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
+    /// Whole frames, handed out up to `next`.
+    frames: Bytes,
+    next: usize,
+    /// What came after them.
     buffer: BytesMut,
 }
 
+/// A frame in the read buffer.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) id: MsgId,
+    /// Where the payload is in [`Reader::frames`].
+    pub(crate) at: Range<usize>,
+}
+
 impl Reader {
-    /// Bytes received that are not a frame yet.
+    /// Bytes received and not handed out.
     pub(crate) fn len(&self) -> usize {
-        self.buffer.len()
+        self.frames.len() - self.next + self.buffer.len()
     }
 
+    /// The next frame, if it has come whole. It stays the next one until it is [passed](Self::pass).
     #[inline]
-    pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Frame>, FrameError> {
-        codec.next_frame(&mut self.buffer)
+    pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
+        if self.next == self.frames.len() {
+            self.forget_frames();
+            match codec.whole_frames(&self.buffer)? {
+                0 => return Ok(None),
+                whole => self.frames = self.buffer.split_to(whole).freeze(),
+            }
+        }
+        let Some(header) = codec.header(&self.frames[self.next..]) else { return Ok(None) };
+        let start = self.next + HEADER_LEN;
+        let at = start..start + header.len as usize;
+        Ok(Some(Found { id: header.id, at }))
+    }
+
+    /// The frames that were read last.
+    #[inline]
+    pub(crate) fn frames(&self) -> &Bytes {
+        &self.frames
+    }
+
+    /// The frame that was found is handed out: its payload ended at `end`.
+    #[inline]
+    pub(crate) fn pass(&mut self, end: usize) {
+        self.next = end;
     }
 
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
@@ -64,6 +101,9 @@ impl Reader {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        // Whatever holds the buffer keeps it from being used again.
+        debug_assert!(self.frames.is_empty());
+        inbound::release_buffers();
         if self.buffer.capacity() < LEAST_ROOM
             && let Some(mut chunk) = pool.take()
         {
@@ -79,6 +119,9 @@ impl Reader {
 
     /// Gives back what is not needed while nothing comes.
     pub(crate) fn rest(&mut self, pool: &ReadPool) {
+        if self.next == self.frames.len() {
+            self.forget_frames();
+        }
         if self.buffer.len() < LEAST_ROOM && self.buffer.capacity() > self.buffer.len() {
             let rest = match &self.buffer[..] {
                 [] => BytesMut::new(),
@@ -90,6 +133,12 @@ impl Reader {
 
     /// Forgets the input.
     pub(crate) fn recycle(&mut self, pool: &ReadPool) {
+        self.forget_frames();
         pool.give(std::mem::take(&mut self.buffer));
+    }
+
+    fn forget_frames(&mut self) {
+        self.frames = Bytes::new();
+        self.next = 0;
     }
 }

@@ -5,13 +5,12 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use super::reply::IntoReply;
+use super::reply::{IntoReply, Replies};
 use super::table::{Delivered, LocalRoute, RouteSource, Running};
-use crate::conn::Conn;
 use crate::event::Counters;
-use crate::frame::{Frame, MsgId};
+use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::unwind::contained;
 
@@ -64,21 +63,21 @@ where
     Fut: Future<Output: IntoReply> + 'static,
 {
     #[inline]
-    fn deliver(&self, message: Inbound, conn: &Conn, cx: &mut Context<'_>) -> Delivered {
+    fn deliver(&self, message: Inbound, replies: &dyn Replies, cx: &mut Context<'_>) -> Delivered {
         let idle = self.idle.borrow_mut().take();
         let mut place = idle.unwrap_or_else(|| Box::pin(None));
         let polled = contained(|| {
             place.set(Some((self.call)(message)));
-            let polled = place.as_mut().poll(conn, cx);
+            let polled = place.as_mut().poll(replies, cx);
             if polled.is_ready() {
                 place.set(None);
             }
             polled
         });
         match polled {
-            Some(Poll::Ready(reply)) => {
+            Some(Poll::Ready(())) => {
                 self.idle.replace(Some(place));
-                Delivered::Done(reply)
+                Delivered::Done
             }
             Some(Poll::Pending) => Delivered::Suspended(place),
             None => {
@@ -92,10 +91,12 @@ where
 
 impl<Fut: Future<Output: IntoReply>> Running for Option<Fut> {
     #[inline]
-    fn poll(self: Pin<&mut Self>, conn: &Conn, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        match self.as_pin_mut() {
-            Some(call) => call.poll(cx).map(|reply| reply.into_reply(conn)),
-            None => Poll::Ready(None),
+    fn poll(self: Pin<&mut Self>, replies: &dyn Replies, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(call) = self.as_pin_mut() else { return Poll::Ready(()) };
+        let answer = ready!(call.poll(cx));
+        if let Some(reply) = answer.into_reply(replies.conn()) {
+            replies.reply(reply);
         }
+        Poll::Ready(())
     }
 }

@@ -17,8 +17,8 @@ use actix::dev::MessageResponse;
 use actix::{Actor, ActorFuture, AsyncContext, Context, Handler};
 use tokio::time::Instant;
 
+use super::reply::Replies;
 use super::table::{Delivered, LocalRoute, RouteSource};
-use crate::conn::Conn;
 use crate::event::{self, Counters};
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound};
@@ -59,12 +59,12 @@ struct HandlerRoute(Rc<RunQueue>);
 
 impl LocalRoute for HandlerRoute {
     #[inline]
-    fn deliver(&self, message: Inbound, _: &Conn, _: &mut TaskContext<'_>) -> Delivered {
+    fn deliver(&self, message: Inbound, _: &dyn Replies, _: &mut TaskContext<'_>) -> Delivered {
         if self.0.ended.get() {
             return Delivered::Gone;
         }
         self.0.push(message);
-        Delivered::Handed
+        Delivered::Done
     }
 
     fn retire(&self) {

@@ -6,8 +6,8 @@ use std::task::Context;
 
 use actix::Recipient;
 
+use super::reply::Replies;
 use super::table::{Delivered, LocalRoute, RouteSource};
-use crate::conn::Conn;
 use crate::event::Counters;
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
@@ -27,7 +27,7 @@ impl RouteSource for RecipientSource {
 struct RecipientRoute(Arc<Recipient<Inbound>>);
 
 impl LocalRoute for RecipientRoute {
-    fn deliver(&self, message: Inbound, _: &Conn, _: &mut Context<'_>) -> Delivered {
-        if message.send_to(&self.0) { Delivered::Handed } else { Delivered::Gone }
+    fn deliver(&self, message: Inbound, _: &dyn Replies, _: &mut Context<'_>) -> Delivered {
+        if message.send_to(&self.0) { Delivered::Done } else { Delivered::Gone }
     }
 }

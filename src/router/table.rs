@@ -13,7 +13,8 @@ use rustc_hash::FxHashMap;
 
 use crate::conn::{CloseReason, Conn};
 use crate::event::Counters;
-use crate::frame::{Frame, MsgId};
+use super::reply::Replies;
+use crate::frame::MsgId;
 use crate::inbound::{self, Inbound};
 use crate::unwind::contained;
 
@@ -28,8 +29,8 @@ pub(crate) trait RouteSource: Send + Sync {
 
 /// A route on the thread of the connections it serves.
 pub(crate) trait LocalRoute {
-    /// Gives the message to its handler.
-    fn deliver(&self, message: Inbound, conn: &Conn, cx: &mut Context<'_>) -> Delivered;
+    /// Gives the message to its handler. An answer that is there at once goes to `replies`.
+    fn deliver(&self, message: Inbound, replies: &dyn Replies, cx: &mut Context<'_>) -> Delivered;
 
     /// The route is unregistered: what it has is handled, nothing more comes.
     fn retire(&self) {}
@@ -37,10 +38,8 @@ pub(crate) trait LocalRoute {
 
 /// What became of a delivered message.
 pub(crate) enum Delivered {
-    /// It is handled: here is the answer.
-    Done(Option<Frame>),
-    /// It is with an actor.
-    Handed,
+    /// It is handled, or with an actor.
+    Done,
     /// Its handler is suspended: poll it before anything else is delivered.
     Suspended(Pin<Box<dyn Running>>),
     /// Its handler panicked.
@@ -51,13 +50,13 @@ pub(crate) enum Delivered {
 
 /// A suspended route function.
 pub(crate) trait Running {
-    fn poll(self: Pin<&mut Self>, conn: &Conn, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
+    fn poll(self: Pin<&mut Self>, replies: &dyn Replies, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// How far a suspended route function got.
 pub(crate) enum Called {
     Suspended(Pin<Box<dyn Running>>),
-    Done(Option<Frame>),
+    Done,
     Panicked,
 }
 
@@ -65,7 +64,7 @@ impl dyn Running {
     /// Polls the call, and drops it, when it is over, where a panic of that does no harm.
     pub(crate) fn proceed(mut self: Pin<Box<Self>>, conn: &Conn, cx: &mut Context<'_>) -> Called {
         let proceeded = contained(move || match self.as_mut().poll(conn, cx) {
-            Poll::Ready(reply) => Called::Done(reply),
+            Poll::Ready(()) => Called::Done,
             Poll::Pending => Called::Suspended(self),
         });
         proceeded.unwrap_or(Called::Panicked)
@@ -141,8 +140,7 @@ impl LocalTable {
             .await;
             loop {
                 match delivered {
-                    Delivered::Handed | Delivered::Done(None) => return,
-                    Delivered::Done(Some(reply)) => return conn.reply(reply),
+                    Delivered::Done => return,
                     Delivered::Panicked => return conn.handler_panicked(id),
                     Delivered::Gone => return conn.close(CloseReason::HandlerGone(id)),
                     Delivered::Suspended(call) => delivered = finish(call, &conn).await,
@@ -168,7 +166,7 @@ async fn finish(call: Pin<Box<dyn Running>>, conn: &Conn) -> Delivered {
             call = Some(suspended);
             Poll::Pending
         }
-        Some(Called::Done(reply)) => Poll::Ready(Delivered::Done(reply)),
+        Some(Called::Done) => Poll::Ready(Delivered::Done),
         Some(Called::Panicked) => Poll::Ready(Delivered::Panicked),
         None => Poll::Pending,
     })

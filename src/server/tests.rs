@@ -9,7 +9,7 @@ use crate::testing::{TestClient, settings, within};
 async fn g14_a_dead_listener_drains_the_server_and_ends_it_with_an_error() {
     let (stopped, stops) = mpsc::channel();
     let server = Server::new(settings())
-        .route_fn(1, async |msg: Inbound| (1, msg.payload().clone()))
+        .route_fn(1, async |msg: Inbound| msg)
         .on_conn_stop(move |_, why| stopped.send(why.clone()).unwrap());
     let bound = server.without_signals().bind().await.unwrap();
     let (addr, handle) = (bound.local_addr(), bound.handle());

@@ -23,7 +23,7 @@ const ECHO: u32 = 2;
 fn fragile() -> Does<impl FnMut(Inbound) + Unpin + 'static> {
     let mut handled = 0_u32;
     Does(move |message: Inbound| {
-        if message.payload() == "panic" {
+        if message.payload() == b"panic" {
             panic_on_purpose();
         }
         handled += 1;
@@ -80,7 +80,7 @@ async fn g9_a_panic_in_an_actor_ends_its_messages_connection_alone() {
 /// Panics, or answers, after an await.
 async fn fragile_later(message: Inbound) {
     tokio::task::yield_now().await;
-    if message.payload() == "panic" {
+    if message.payload() == b"panic" {
         panic_on_purpose();
     }
     message.reply(PANICS, "1");
@@ -144,7 +144,7 @@ async fn g9_a_panic_that_only_its_message_sees_is_counted_once() {
 async fn g9_a_panic_in_a_function_ends_its_messages_connection_alone() {
     assert_only_its_connection_ends(|server| {
         server.route_fn(PANICS, async |message: Inbound| {
-            if message.payload() == "panic" {
+            if message.payload() == b"panic" {
                 panic_on_purpose();
             }
             (PANICS, "1")
@@ -157,10 +157,10 @@ async fn g9_a_panic_in_a_function_ends_its_messages_connection_alone() {
 async fn g9_a_panic_in_a_function_after_an_await_ends_its_messages_connection_alone() {
     assert_only_its_connection_ends(|server| {
         server.route_fn(PANICS, async |message: Inbound| {
-            let payload = message.payload().clone();
+            let payload = message.payload().to_vec();
             drop(message);
             tokio::task::yield_now().await;
-            if payload == "panic" {
+            if payload == b"panic" {
                 panic_on_purpose();
             }
             (PANICS, "1")
@@ -216,7 +216,7 @@ impl Handler<Inbound> for Gated {
             b"stop" => ctx.stop(),
             _ => {}
         }
-        let (id, payload) = (message.id(), message.payload().clone());
+        let (id, payload) = (message.id(), message.payload().to_vec());
         message.reply(id, payload);
     }
 }

@@ -244,7 +244,7 @@ async fn g11_connections_do_not_wait_for_each_other() {
                 if number_of(msg.payload()) == 0 {
                     gate.notified().await;
                 }
-                (1, msg.payload().clone())
+                (1, msg.payload().to_vec())
             }
         }
     });

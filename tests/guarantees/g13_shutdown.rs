@@ -132,7 +132,7 @@ async fn g13_requests_received_before_the_stop_are_answered() {
                     if number_of(msg.payload()) == 0 {
                         gate.notified().await;
                     }
-                    (1, msg.payload().clone())
+                    (1, msg.payload().to_vec())
                 }
             }
         })
@@ -174,7 +174,7 @@ async fn g13_requests_received_before_the_stop_are_answered() {
             loop {
                 gate.notify_one();
                 for msg in std::mem::take(&mut *kept.0.lock().unwrap()) {
-                    let payload = msg.payload().clone();
+                    let payload = msg.payload().to_vec();
                     msg.reply(2, payload);
                 }
                 tokio::task::yield_now().await;

@@ -136,14 +136,14 @@ pub(crate) fn panic_on_purpose() {
 /// A handler actor that answers with what it got.
 pub(crate) fn echo_actor() -> Does<impl FnMut(Inbound) + Unpin + 'static> {
     Does(|message: Inbound| {
-        let (id, payload) = (message.id(), message.payload().clone());
+        let (id, payload) = (message.id(), message.payload().to_vec());
         message.reply(id, payload);
     })
 }
 
 /// A route function that answers with what it got.
 pub(crate) async fn echo(message: Inbound) -> Frame {
-    Frame::new(message.id(), message.payload().clone())
+    Frame::new(message.id(), message.payload().to_vec())
 }
 
 /// The codec of a client: the default wire format, no limit.

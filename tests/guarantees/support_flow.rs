@@ -30,7 +30,7 @@ pub(crate) fn server(settings: Settings) -> (Server, Hooked) {
     let (started, starts) = unbounded_channel();
     let (stopped, stops) = unbounded_channel();
     let server = Server::new(settings)
-        .route_fn(ECHO, async |msg: Inbound| (ECHO, msg.payload().clone()))
+        .route_fn(ECHO, async |msg: Inbound| msg)
         .on_conn_start(move |conn| send(&started, conn.clone()))
         .on_conn_stop(move |conn, why| send(&stopped, (conn.id(), why.clone())));
     (server, Hooked { starts, stops })
