@@ -138,13 +138,11 @@ fn connection(c: &mut Criterion) {
     }
     impl Handler<Inbound> for Echo {
         type Result = ();
-        fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
-            let payload = msg.take_payload();
-            msg.reply(1, payload);
+        fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+            msg.echo();
         }
     }
-    let by_function =
-        || Server::new(roomy()).route_fn(1, async |msg: Inbound| msg);
+    let by_function = || Server::new(roomy()).route_fn(1, async |msg: Inbound| msg);
     let by_actor = || Server::new(roomy()).route(1, || Echo);
     let system = System::new();
     let mut group = c.benchmark_group("connection");

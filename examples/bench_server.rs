@@ -42,9 +42,8 @@ impl Actor for Echo {
 impl Handler<Inbound> for Echo {
     type Result = ();
 
-    fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
-        let payload = msg.take_payload();
-        msg.reply(ECHO, payload);
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        msg.echo();
     }
 }
 
@@ -90,12 +89,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let server = Server::new(settings);
     let server = match route {
-        Kind::Fn => server
-            .route_fn(ECHO, async |msg: Inbound| msg)
-            .route_with(BROADCAST, |server| {
+        Kind::Fn => {
+            server.route_fn(ECHO, async |msg: Inbound| msg).route_with(BROADCAST, |server| {
                 let server = server.clone();
                 Route::function(move |msg| to_all(server.clone(), msg))
-            }),
+            })
+        }
         Kind::Actor => server.route(ECHO, || Echo).route_with(BROADCAST, |server| {
             let server = server.clone();
             Route::actor(move || ToAll(server.clone()))

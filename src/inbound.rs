@@ -11,11 +11,11 @@ use std::thread;
 use actix::{Message, Recipient};
 use bytes::{Buf, Bytes};
 
-use crate::conn::{CloseReason, Conn, SendError};
+use crate::conn::{CloseReason, Conn, SHARE_FROM, SendError};
 use crate::event;
 use crate::frame::{Frame, MsgId};
 use stock::Body;
-pub(crate) use stock::{keeping_buffers, release_buffers};
+pub(crate) use stock::{handing_out, release_buffers};
 
 /// A message from a peer, with the connection it came on.
 ///
@@ -30,17 +30,30 @@ pub struct Inbound(
     Option<Box<Body>>,
 );
 
+/// What a message is made from. It has a place in the window of its connection, which only the
+/// message gives back.
+#[derive(Debug)]
+#[must_use = "the window counts it until it is made a message and dropped"]
+pub(crate) struct Parcel<'a> {
+    pub(crate) id: MsgId,
+    /// What was read; `at` is the payload.
+    pub(crate) buffer: &'a Bytes,
+    pub(crate) at: Range<usize>,
+    pub(crate) conn: &'a Conn,
+}
+
+impl From<Parcel<'_>> for Inbound {
+    #[inline]
+    fn from(parcel: Parcel<'_>) -> Self {
+        Self(Some(stock::body(parcel)))
+    }
+}
+
 impl Message for Inbound {
     type Result = ();
 }
 
 impl Inbound {
-    /// A message whose payload is `at` in `buffer`. The caller has entered the connection's window.
-    #[inline]
-    pub(crate) fn new(id: MsgId, buffer: &Bytes, at: Range<usize>, conn: &Conn) -> Self {
-        Self(Some(stock::body(id, buffer, at, conn)))
-    }
-
     #[inline]
     fn body(&self) -> &Body {
         self.0.as_ref().expect("only `drop` takes it")
@@ -49,6 +62,11 @@ impl Inbound {
     #[inline]
     fn body_mut(&mut self) -> &mut Body {
         self.0.as_mut().expect("only `drop` takes it")
+    }
+
+    #[inline]
+    fn peek_conn(&self) -> &Conn {
+        self.body().conn.as_ref().expect("a body in use has a connection")
     }
 
     /// Sends it to a shared actor; false if that one is gone.
@@ -99,9 +117,8 @@ impl Inbound {
 
     /// The connection it came on.
     pub fn conn(&self) -> &Conn {
-        let body = self.body();
-        body.seen.set(true);
-        &body.conn
+        self.body().seen.set(true);
+        self.peek_conn()
     }
 
     /// Answers the message. The answer is accepted even if the outbox is full, because the window
@@ -111,6 +128,17 @@ impl Inbound {
     /// [`try_reply`](Self::try_reply) to be told instead.
     pub fn reply(self, id: MsgId, payload: impl Into<Bytes>) {
         self.conn().reply(Frame::new(id, payload));
+    }
+
+    /// Answers the message with itself: sends it back as it came.
+    ///
+    /// Else as [`reply`](Self::reply), but cheaper: the payload need not be shared for it.
+    pub fn echo(mut self) {
+        let small = self.payload().len() < SHARE_FROM;
+        if !small || !self.conn().shared().push_reply_copy(self.id(), self.payload()) {
+            let frame = Frame::new(self.id(), self.take_payload());
+            self.conn().reply(frame);
+        }
     }
 
     /// Answers the message, as [`reply`](Self::reply) does.
@@ -127,7 +155,7 @@ impl Drop for Inbound {
     #[inline]
     fn drop(&mut self) {
         let Some(body) = self.0.take() else { return };
-        let Body { id, conn, .. } = &*body;
+        let Body { id, conn: Some(conn), .. } = &*body else { return };
         // A mailbox is closed before it is dropped, also by a panic of its actor.
         let unseen = |actor: &Arc<Recipient<Self>>| !body.seen.get() && !actor.connected();
         if body.by_mailbox.as_ref().is_some_and(unseen) || ABANDONED.get() {
@@ -160,11 +188,11 @@ pub(crate) fn abandoning<R>(f: impl FnOnce() -> R) -> R {
 
 impl fmt::Debug for Inbound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Body { id, at, conn, .. } = self.body();
+        let Body { id, at, .. } = self.body();
         f.debug_struct("Inbound")
             .field("id", id)
             .field("payload_len", &at.len())
-            .field("conn", conn)
+            .field("conn", self.peek_conn())
             .finish_non_exhaustive()
     }
 }

@@ -2,6 +2,7 @@
 
 mod function;
 mod handler;
+mod queue;
 mod recipient;
 mod reply;
 mod table;
@@ -19,8 +20,8 @@ use crate::unwind::contained;
 use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
-pub use reply::{IntoReply, Reply};
 pub(crate) use reply::{Answer, Replies};
+pub use reply::{IntoReply, Reply};
 pub(crate) use table::{
     Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table,
 };

@@ -40,7 +40,7 @@ use crate::conn_manager::{Add, ConnManager, Registration};
 use crate::connection::{Connection, Local};
 use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
 use crate::server::{Server, ServerError, ServerHandle};
 use crate::settings::Settings;
@@ -81,7 +81,7 @@ pub fn accepted(conn: &Conn) -> Vec<Frame> {
 pub fn inbound(conn: &Conn, id: MsgId, payload: impl Into<Bytes>) -> Inbound {
     conn.shared().window.enter(1);
     let payload = payload.into();
-    Inbound::new(id, &payload, 0..payload.len(), conn)
+    Parcel { id, buffer: &payload, at: 0..payload.len(), conn }.into()
 }
 
 /// A connection on a stream of the test's own, an in-memory one, say, with everything on the

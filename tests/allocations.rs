@@ -39,9 +39,8 @@ impl Actor for Echo {
 impl Handler<Inbound> for Echo {
     type Result = ();
 
-    fn handle(&mut self, mut msg: Inbound, _: &mut Context<Self>) {
-        let payload = msg.take_payload();
-        msg.reply(BY_ACTOR, payload);
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        msg.echo();
     }
 }
 

@@ -76,6 +76,14 @@ impl Outbox {
         self.queued.push(codec, frame);
     }
 
+    /// As [`push`](Self::push), for a payload smaller than [`SHARE_FROM`].
+    #[inline]
+    pub(crate) fn push_copy(&mut self, codec: &FrameCodec, id: MsgId, payload: &[u8]) {
+        self.frames += 1;
+        self.bytes += HEADER_LEN + payload.len();
+        self.queued.push_copy(codec, id, payload);
+    }
+
     pub(crate) fn push_encoded(&mut self, encoded: &Encoded) {
         let bytes = encoded.bytes();
         self.frames += 1;

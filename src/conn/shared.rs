@@ -15,7 +15,7 @@ use super::window::Window;
 use super::{CloseReason, ConnId, Ending, SendError};
 use crate::codec::{FrameCodec, HEADER_LEN};
 use crate::event::Counters;
-use crate::frame::Frame;
+use crate::frame::{Frame, MsgId};
 
 /// The settings that a connection obeys, checked and in the units it works with.
 #[derive(Clone, Debug)]
@@ -176,12 +176,35 @@ impl Shared {
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
+        self.queue_reply(state, frame.payload.len(), |outbox, codec| outbox.push(codec, &frame));
+        Ok(())
+    }
+
+    /// Accepts an answer as [`push_reply`](Self::push_reply) does, with a copy of its payload, which
+    /// is a small one. False if the connection is closed.
+    #[must_use = "an answer that is not accepted is told of"]
+    pub(crate) fn push_reply_copy(&self, id: MsgId, payload: &[u8]) -> bool {
+        let state = self.lock();
+        let accepts = state.accepts();
+        if accepts {
+            let put = |outbox: &mut Outbox, codec: &_| outbox.push_copy(codec, id, payload);
+            self.queue_reply(state, payload.len(), put);
+        }
+        accepts
+    }
+
+    #[inline]
+    fn queue_reply(
+        &self,
+        state: MutexGuard<'_, State>,
+        len: usize,
+        put: impl FnOnce(&mut Outbox, &FrameCodec),
+    ) {
         self.queue(state, |outbox| {
             // The other messages in flight are likely to be answered, too, before this is written.
-            outbox.expect(self.window.in_flight(), frame.payload.len());
-            outbox.push(&self.limits.codec, &frame);
+            outbox.expect(self.window.in_flight(), len);
+            put(outbox, &self.limits.codec);
         });
-        Ok(())
     }
 
     fn try_push(&self, frame: Frame, wait: bool) -> Result<(), SendError> {

@@ -12,7 +12,7 @@ use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, Ending};
 use crate::event;
 use crate::frame::MsgId;
-use crate::inbound::{self, Inbound};
+use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
 use crate::turn::Turn;
 use crate::unwind::contained;
@@ -63,8 +63,7 @@ impl Input {
         let conn = &link.conn;
         let window = &conn.shared().window;
         window.disarm();
-        let progress =
-            inbound::keeping_buffers(|| self.hand_out(link, local, ending, turn, cx));
+        let progress = inbound::handing_out(|| self.hand_out(link, local, ending, turn, cx));
         self.give_back(conn);
         if progress == Progress::Done {
             if !window.wait_below(1) {
@@ -146,8 +145,8 @@ impl Input {
             }
             self.granted -= 1;
             self.reader.pass(at.end);
-            let message = Inbound::new(id, self.reader.frames(), at, conn);
-            match current.route.deliver(message, &answers, cx) {
+            let parcel = Parcel { id, buffer: self.reader.frames(), at, conn };
+            match current.route.deliver_parcel(parcel, &answers, cx) {
                 Delivered::Done => {}
                 Delivered::Suspended(call) => {
                     self.running = Some((id, call));

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use actix::Recipient;
 use bytes::Bytes;
 
-use super::Inbound;
+use super::{Inbound, Parcel};
 use crate::conn::Conn;
 use crate::frame::MsgId;
 
-/// How many bodies a thread keeps: what the connections of a worker have in flight at once under
-/// load. Some hundred KiB.
-const KEPT: usize = 4096;
+/// How many bodies a thread keeps.
+const KEPT: usize = 256;
 
 pub(super) struct Body {
     pub(super) id: MsgId,
@@ -22,37 +21,48 @@ pub(super) struct Body {
     /// What was read; `at` is the payload.
     pub(super) buffer: Bytes,
     pub(super) at: Range<usize>,
-    pub(super) conn: Conn,
+    /// `None` only while the body is not in use.
+    pub(super) conn: Option<Conn>,
     /// The shared actor in whose mailbox the message travels.
     pub(super) by_mailbox: Option<Arc<Recipient<Inbound>>>,
 }
 
 /// The bodies of a thread that are not in use, the one used last on top.
 ///
-/// A body keeps its handle to a connection, because most messages follow one of the same
-/// connection: counting references costs more than the rest of the delivery. While a connection
-/// hands out what it read, bodies keep their share of the read buffer for the same reason.
+/// While messages are handed out, the bodies keep their handle to a connection and their share of its
+/// read buffer, because the next message needs the same: counting references costs more than the
+/// rest of the delivery.
 #[derive(Default)]
 struct Stock {
     bodies: RefCell<Vec<Box<Body>>>,
-    keeps_buffers: Cell<bool>,
+    handing_out: Cell<bool>,
 }
 
 thread_local! {
-    static STOCK: Stock = const { Stock { bodies: RefCell::new(Vec::new()), keeps_buffers: Cell::new(false) } };
+    static STOCK: Stock =
+        const { Stock { bodies: RefCell::new(Vec::new()), handing_out: Cell::new(false) } };
+}
+
+impl Body {
+    #[inline]
+    fn let_go(&mut self) {
+        self.conn = None;
+        self.buffer = Bytes::new();
+    }
 }
 
 #[inline]
-pub(super) fn body(id: MsgId, buffer: &Bytes, at: Range<usize>, conn: &Conn) -> Box<Body> {
+pub(super) fn body(parcel: Parcel<'_>) -> Box<Body> {
+    let Parcel { id, buffer, at, conn } = parcel;
     let Some(mut body) = STOCK.with(|stock| stock.bodies.borrow_mut().pop()) else {
-        let (buffer, conn) = (buffer.clone(), conn.clone());
+        let (buffer, conn) = (buffer.clone(), Some(conn.clone()));
         return Box::new(Body { id, seen: Cell::new(false), buffer, at, conn, by_mailbox: None });
     };
     body.id = id;
     body.seen.set(false);
     body.at = at;
-    if !body.conn.is(conn) {
-        body.conn = conn.clone();
+    if !body.conn.as_ref().is_some_and(|known| known.is(conn)) {
+        body.conn = Some(conn.clone());
     }
     let same = body.buffer.as_ptr() == buffer.as_ptr() && body.buffer.len() == buffer.len();
     if !same {
@@ -67,8 +77,8 @@ pub(super) fn put(mut body: Box<Body>) {
     body.by_mailbox = None;
     // The thread may be about to end.
     let _ = STOCK.try_with(move |stock| {
-        if !stock.keeps_buffers.get() {
-            body.buffer = Bytes::new();
+        if !stock.handing_out.get() {
+            body.let_go();
         }
         let mut bodies = stock.bodies.borrow_mut();
         if bodies.len() < KEPT {
@@ -77,25 +87,28 @@ pub(super) fn put(mut body: Box<Body>) {
     });
 }
 
-/// Runs `f`; the bodies of messages that are dropped meanwhile keep their share of the read buffer
-/// until it is over, or until [`release_buffers`].
+/// Runs `f`, which hands out messages, most of them of one connection.
 #[inline]
-pub(crate) fn keeping_buffers<R>(f: impl FnOnce() -> R) -> R {
-    STOCK.with(|stock| stock.keeps_buffers.set(true));
-    let result = f();
-    STOCK.with(|stock| stock.keeps_buffers.set(false));
-    release_buffers();
-    result
+pub(crate) fn handing_out<R>(f: impl FnOnce() -> R) -> R {
+    struct End;
+    impl Drop for End {
+        #[inline]
+        fn drop(&mut self) {
+            STOCK.with(|stock| stock.handing_out.set(false));
+            release_buffers();
+        }
+    }
+    STOCK.with(|stock| stock.handing_out.set(true));
+    let _end = End;
+    f()
 }
 
-/// Drops what spare bodies hold of the read buffer, so that it can be filled again.
+/// Drops what bodies in stock hold of a read buffer, so that it can be filled again.
 #[inline]
 pub(crate) fn release_buffers() {
     STOCK.with(|stock| {
         let mut bodies = stock.bodies.borrow_mut();
         // The ones that hold any were put back last.
-        for body in bodies.iter_mut().rev().take_while(|body| !body.buffer.is_empty()) {
-            body.buffer = Bytes::new();
-        }
+        bodies.iter_mut().rev().take_while(|body| body.conn.is_some()).for_each(|b| b.let_go());
     });
 }

@@ -5,28 +5,25 @@
 //! run queue that the actor's own context drains, a bounded number a turn, and that outlives the
 //! actor if it dies.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Waker};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use actix::dev::MessageResponse;
 use actix::{Actor, ActorFuture, AsyncContext, Context, Handler};
 use tokio::time::Instant;
 
+use super::queue::RunQueue;
 use super::reply::Replies;
 use super::table::{Delivered, LocalRoute, RouteSource};
 use crate::event::{self, Counters};
 use crate::frame::MsgId;
-use crate::inbound::{self, Inbound};
+use crate::inbound::{self, Inbound, Parcel};
 use crate::turn::Turn;
 use crate::unwind::contained;
-
-/// A queue with room for more than this is not kept when it is empty.
-const KEPT_ROOM: usize = 1024;
 
 /// The pause before a handler actor is started again, doubled by each death in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -63,65 +60,27 @@ impl LocalRoute for HandlerRoute {
         if self.0.ended.get() {
             return Delivered::Gone;
         }
-        self.0.push(message);
+        self.0.push_message(message);
+        Delivered::Done
+    }
+
+    #[inline]
+    fn deliver_parcel(
+        &self,
+        parcel: Parcel<'_>,
+        replies: &dyn Replies,
+        cx: &mut TaskContext<'_>,
+    ) -> Delivered {
+        if self.0.ended.get() {
+            return self.deliver(parcel.into(), replies, cx);
+        }
+        self.0.push(parcel);
         Delivered::Done
     }
 
     fn retire(&self) {
         self.0.retired.set(true);
         self.0.wake();
-    }
-}
-
-/// Messages on their way to an actor of the same thread.
-#[derive(Default)]
-struct RunQueue {
-    messages: RefCell<VecDeque<Inbound>>,
-    /// The actor's task.
-    waker: RefCell<Option<Waker>>,
-    /// The actor will look into the queue: nobody needs to wake it.
-    scheduled: Cell<bool>,
-    /// How many messages the present actor has got.
-    delivered: Cell<u32>,
-    /// The route is unregistered: the actor ends when it has handled these.
-    retired: Cell<bool>,
-    /// Nobody looks into the queue any more.
-    ended: Cell<bool>,
-}
-
-impl RunQueue {
-    #[inline]
-    fn push(&self, message: Inbound) {
-        self.messages.borrow_mut().push_back(message);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if !self.scheduled.replace(true)
-            && let Some(waker) = &*self.waker.borrow()
-        {
-            waker.wake_by_ref();
-        }
-    }
-
-    fn pop(&self) -> Option<Inbound> {
-        self.messages.borrow_mut().pop_front()
-    }
-
-    fn rest(&self) {
-        self.scheduled.set(false);
-        // What a burst needed is not kept for ever.
-        let mut messages = self.messages.borrow_mut();
-        if messages.is_empty() && messages.capacity() > KEPT_ROOM {
-            *messages = VecDeque::new();
-        }
-    }
-
-    fn register(&self, waker: &Waker) {
-        let mut known = self.waker.borrow_mut();
-        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *known = Some(waker.clone());
-        }
     }
 }
 
@@ -145,27 +104,41 @@ where
         ctx: &mut Context<A>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        let queue = &self.queue;
         if !self.alive.get() {
             return Poll::Ready(());
         }
-        queue.register(task.waker());
-        queue.scheduled.set(true);
+        inbound::handing_out(|| self.queue.hand_out(actor, ctx, task))
+    }
+}
+
+impl RunQueue {
+    /// Has the actor handle what is queued, for a turn.
+    fn hand_out<A>(
+        &self,
+        actor: &mut A,
+        ctx: &mut Context<A>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()>
+    where
+        A: Actor<Context = Context<A>> + Handler<Inbound>,
+    {
+        self.register(task.waker());
+        self.scheduled.set(true);
         let mut turn = Turn::default();
         while !turn.is_over() {
             // Waits for a future or stops: the rest stays queued.
             if ctx.waiting() {
-                queue.scheduled.set(false);
+                self.scheduled.set(false);
                 return Poll::Pending;
             }
-            let Some(message) = queue.pop() else {
-                queue.rest();
+            let Some(message) = self.pop() else {
+                self.rest();
                 // Without this future the actor ends as actix actors do: when its other futures
                 // are done, so that answers on their way still get out.
-                queue.ended.set(queue.retired.get());
-                return if queue.ended.get() { Poll::Ready(()) } else { Poll::Pending };
+                self.ended.set(self.retired.get());
+                return if self.ended.get() { Poll::Ready(()) } else { Poll::Pending };
             };
-            queue.delivered.set(queue.delivered.get().saturating_add(1));
+            self.delivered.set(self.delivered.get().saturating_add(1));
             actor.handle(message, ctx).handle(ctx, None);
             turn.spend();
         }
@@ -184,7 +157,7 @@ where
     loop {
         let born = Instant::now();
         let died = live(&*factory, &queue).await;
-        if queue.retired.get() && queue.messages.borrow().is_empty() {
+        if queue.retired.get() && queue.is_empty() {
             queue.ended.set(true);
             return;
         }

@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 use actix::Message;
 use rustc_hash::FxHashMap;
 
+use super::reply::Replies;
 use crate::conn::{CloseReason, Conn};
 use crate::event::Counters;
-use super::reply::Replies;
 use crate::frame::MsgId;
-use crate::inbound::{self, Inbound};
+use crate::inbound::{self, Inbound, Parcel};
 use crate::unwind::contained;
 
 /// What a route is before a worker has it: shared by all threads.
@@ -31,6 +31,17 @@ pub(crate) trait RouteSource: Send + Sync {
 pub(crate) trait LocalRoute {
     /// Gives the message to its handler. An answer that is there at once goes to `replies`.
     fn deliver(&self, message: Inbound, replies: &dyn Replies, cx: &mut Context<'_>) -> Delivered;
+
+    /// Makes a message and delivers it.
+    #[inline]
+    fn deliver_parcel(
+        &self,
+        parcel: Parcel<'_>,
+        replies: &dyn Replies,
+        cx: &mut Context<'_>,
+    ) -> Delivered {
+        self.deliver(parcel.into(), replies, cx)
+    }
 
     /// The route is unregistered: what it has is handled, nothing more comes.
     fn retire(&self) {}

@@ -64,9 +64,8 @@ async fn g18_registering_an_id_twice_at_run_time_is_an_error_and_changes_nothing
 async fn g18_every_id_may_have_a_route() {
     let (server, mut hooked) = server(one_worker(|_| {}));
     let ids = [0, 1, u32::MAX / 2, u32::MAX];
-    let server = ids.into_iter().fold(server, |server, id| {
-        server.route_fn(id, async |msg: Inbound| msg)
-    });
+    let server =
+        ids.into_iter().fold(server, |server, id| server.route_fn(id, async |msg: Inbound| msg));
     let server = TestServer::start(server).await;
     let (mut client, _) = hooked.connect(&server).await;
     for id in ids {
