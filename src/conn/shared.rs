@@ -413,10 +413,10 @@ impl Shared {
         }
     }
 
-    /// Whether a broadcast may go straight to the socket: nothing is queued before it.
+    /// Whether what a writer with an empty batch writes has nothing before it.
+    #[inline]
     pub(crate) fn is_clear(&self) -> bool {
-        let state = self.lock();
-        state.accepts() && state.outbox.frames() == 0
+        !self.has_queued() && !self.is_ending()
     }
 
     /// The writer holds frames that did not come by way of the outbox, and could not be written.

@@ -95,7 +95,7 @@ impl Link {
         let shared = self.conn.shared();
         let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
         let next = *direct || batch.is_empty();
-        if !next || shared.has_queued() || shared.is_ending() || payload.len() >= SHARE_FROM {
+        if !next || !shared.is_clear() || payload.len() >= SHARE_FROM {
             self.conn.reply(reply.into());
             return false;
         }
