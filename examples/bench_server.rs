@@ -1,6 +1,8 @@
 //! A server to be measured: message 1 is echoed, message 2 goes to every connection.
 
-use actix::{Actor, ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, Arbiter, Context, Handler, ResponseActFuture, WrapFuture};
 use clap::{Parser, ValueEnum};
 use zinxide::{Frame, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
 
@@ -18,6 +20,9 @@ struct Options {
     workers: usize,
     #[arg(long, default_value = "fn")]
     route: Kind,
+    /// What a message costs the application, in nanoseconds of CPU
+    #[arg(long, default_value_t = 0)]
+    work: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -29,11 +34,17 @@ enum Wire {
 /// What handles the messages.
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
+    /// A function
     Fn,
+    /// An actor on each worker
     Actor,
+    /// One actor on a thread of its own
+    Shared,
 }
 
-struct Echo;
+struct Echo {
+    work: Duration,
+}
 
 impl Actor for Echo {
     type Context = Context<Self>;
@@ -43,7 +54,17 @@ impl Handler<Inbound> for Echo {
     type Result = ();
 
     fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        work_for(self.work);
         msg.echo();
+    }
+}
+
+fn work_for(time: Duration) {
+    if !time.is_zero() {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            std::hint::spin_loop();
+        }
     }
 }
 
@@ -71,7 +92,8 @@ async fn to_all(server: ServerHandle, mut msg: Inbound) {
 #[actix::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     env_logger::init();
-    let Options { port, wire, workers, route } = Options::parse();
+    let Options { port, wire, workers, route, work } = Options::parse();
+    let work = Duration::from_nanos(work);
     // As many descriptors as the system gives; a server that has fewer says so when it runs out.
     rlimit::increase_nofile_limit(u64::MAX)?;
 
@@ -87,18 +109,27 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Settings::default()
     };
 
-    let server = Server::new(settings);
-    let server = match route {
-        Kind::Fn => {
-            server.route_fn(ECHO, async |msg: Inbound| msg).route_with(BROADCAST, |server| {
-                let server = server.clone();
-                Route::function(move |msg| to_all(server.clone(), msg))
-            })
+    let server = Server::new(settings).route_with(BROADCAST, move |server| {
+        let server = server.clone();
+        match route {
+            Kind::Fn => Route::function(move |msg| to_all(server.clone(), msg)),
+            Kind::Actor | Kind::Shared => Route::actor(move || ToAll(server.clone())),
         }
-        Kind::Actor => server.route(ECHO, || Echo).route_with(BROADCAST, |server| {
-            let server = server.clone();
-            Route::actor(move || ToAll(server.clone()))
+    });
+    let server = match route {
+        Kind::Fn => server.route_fn(ECHO, async move |msg: Inbound| {
+            work_for(work);
+            msg
         }),
+        Kind::Actor => server.route(ECHO, move || Echo { work }),
+        Kind::Shared => {
+            let arbiter = Arbiter::new();
+            let echo = Echo::start_in_arbiter(&arbiter.handle(), move |ctx| {
+                ctx.set_mailbox_capacity(0);
+                Echo { work }
+            });
+            server.route_to(ECHO, echo.recipient())
+        }
     };
     server.serve().await?;
     Ok(())
