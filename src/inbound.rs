@@ -55,18 +55,30 @@ impl Message for Inbound {
 
 impl Inbound {
     #[inline]
+    #[expect(
+        clippy::expect_used,
+        reason = "only `drop` takes the body, and nobody calls after that"
+    )]
     fn body(&self) -> &Body {
-        self.0.as_ref().expect("only `drop` takes it")
+        self.0.as_ref().expect("a message has a body")
     }
 
     #[inline]
+    #[expect(
+        clippy::expect_used,
+        reason = "only `drop` takes the body, and nobody calls after that"
+    )]
     fn body_mut(&mut self) -> &mut Body {
-        self.0.as_mut().expect("only `drop` takes it")
+        self.0.as_mut().expect("a message has a body")
     }
 
     #[inline]
+    #[expect(
+        clippy::expect_used,
+        reason = "`stock::body` sets it, and only a body in stock has none"
+    )]
     fn peek_conn(&self) -> &Conn {
-        self.body().conn.as_ref().expect("a body in use has a connection")
+        self.body().conn.as_ref().expect("a message has a connection")
     }
 
     /// Sends it to a shared actor; false if that one is gone.

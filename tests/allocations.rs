@@ -20,6 +20,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const BY_FUNCTION: u32 = 1;
 const BY_ACTOR: u32 = 2;
 const BURST: u32 = 3;
+const BY_SHARE: u32 = 4;
 
 /// A burst of small frames, about as much as an outbox takes by default.
 const BURST_FRAMES: usize = 1000;
@@ -96,6 +97,7 @@ async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() 
     let server = Server::new(settings)
         .route_fn(BY_FUNCTION, async |msg: Inbound| msg)
         .route(BY_ACTOR, || Echo)
+        .route_fn(BY_SHARE, async |mut msg: Inbound| (BY_SHARE, msg.take_payload()))
         .route_fn(BURST, async |msg: Inbound| {
             for _ in 0..BURST_FRAMES {
                 msg.conn().send_buffered(BURST, &[0; BURST_PAYLOAD][..]).unwrap();
@@ -105,9 +107,13 @@ async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() 
     let addr = server.addr();
     let measure = move |id| tokio::task::spawn_blocking(move || allocations_per_message(addr, id));
 
-    // Payloads are cut from a read buffer of 64 KiB that is used again when they are dropped.
+    // The read buffer and the bodies of messages are used again and again.
     let function = measure(BY_FUNCTION).await.unwrap();
     assert!(function < 0.001, "{function} allocations a message with a route function");
+
+    // A payload that is taken out shares the read buffer.
+    let share = measure(BY_SHARE).await.unwrap();
+    assert!(share < 0.001, "{share} allocations a message whose payload is taken");
 
     // The outbox of a connection that answers between two turns of its own is allocated for each
     // batch, not for each message.

@@ -442,3 +442,68 @@ async fn traffic_goes_on_while_routes_come_and_go() {
     within(changing).await.unwrap();
     server.stop().await.unwrap();
 }
+
+/// Sends every message back.
+struct Mirror;
+
+impl Actor for Mirror {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for Mirror {
+    type Result = ();
+
+    fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) {
+        msg.echo();
+    }
+}
+
+#[actix::test]
+async fn a_message_that_is_its_own_answer_comes_back_as_it_came_whatever_its_size() {
+    let settings = Settings { max_packet_size: 64 * 1024, ..one_worker() };
+    let server = Server::new(settings)
+        .route_fn(7, async |msg: Inbound| msg)
+        .route(8, || Mirror)
+        .route_to(9, Mirror.start().recipient());
+    let server = TestServer::start(server).await;
+    let mut client = TestClient::connect(server.addr()).await;
+    // Empty, copied, and shared with the writer; alone and one after the other.
+    let sizes = [0, 1, 100, 4096, 32 * 1024 - 1, 32 * 1024, 40_000];
+    let frames: Vec<_> = [7, 8, 9, 7, 9, 8]
+        .into_iter()
+        .flat_map(|id| sizes.map(|size| Frame::new(id, vec![size as u8; size])))
+        .collect();
+    for frame in &frames {
+        client.send(frame.id, frame.payload.clone()).await;
+    }
+    for frame in &frames {
+        assert_eq!(&client.recv().await.unwrap(), frame);
+    }
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_message_is_kept_longer_than_its_read_and_its_connection() {
+    let (server, mut client, mut caught) = caught().await;
+    for n in 0..3 {
+        client.send(7, format!("kept {n}")).await;
+    }
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(within(caught.recv()).await.unwrap());
+    }
+    // The read buffer is filled again meanwhile.
+    for _ in 0..3 {
+        client.send(7, vec![b'x'; 4000]).await;
+        drop(within(caught.recv()).await);
+    }
+    drop(client);
+    let conn = kept[0].conn().clone();
+    while !conn.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    let read = move || kept.iter().map(|msg| msg.payload().to_vec()).collect();
+    let kept: Vec<_> = thread::spawn(read).join().unwrap();
+    assert_eq!(kept, [b"kept 0", b"kept 1", b"kept 2"]);
+    server.stop().await.unwrap();
+}

@@ -33,6 +33,7 @@ pub(super) struct Body {
 /// read buffer, because the next message needs the same: counting references costs more than the
 /// rest of the delivery.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "messages own them boxed")]
 struct Stock {
     bodies: RefCell<Vec<Box<Body>>>,
     handing_out: Cell<bool>,

@@ -42,8 +42,8 @@ impl RunQueue {
     pub(super) fn push(&self, parcel: Parcel<'_>) {
         let mut queued = self.queued.borrow_mut();
         match queued.back_mut() {
-            Some(Queued::Run(run)) if run.is_followed_by(&parcel) => run.extend(&parcel),
-            _ => queued.push_back(Queued::Run(Run::new(&parcel))),
+            Some(Queued::Run(run)) if run.is_followed_by(&parcel) => run.extend(parcel),
+            _ => queued.push_back(Queued::Run(Run::new(parcel))),
         }
         drop(queued);
         self.wake();
@@ -115,10 +115,9 @@ struct Run {
 }
 
 impl Run {
-    fn new(parcel: &Parcel<'_>) -> Self {
-        let Parcel { id, buffer, ref at, conn } = *parcel;
-        let (buffer, conn) = (buffer.clone(), conn.clone());
-        Self { id, conn, buffer, first: at.clone(), end: at.end, left: 1 }
+    fn new(Parcel { id, buffer, at, conn }: Parcel<'_>) -> Self {
+        let (buffer, conn, end) = (buffer.clone(), conn.clone(), at.end);
+        Self { id, conn, buffer, first: at, end, left: 1 }
     }
 
     #[inline]
@@ -130,8 +129,8 @@ impl Run {
     }
 
     #[inline]
-    fn extend(&mut self, parcel: &Parcel<'_>) {
-        self.end = parcel.at.end;
+    fn extend(&mut self, Parcel { at, .. }: Parcel<'_>) {
+        self.end = at.end;
         self.left += 1;
     }
 
@@ -156,5 +155,65 @@ impl Drop for Run {
         while let Some(message) = self.next() {
             drop(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio_util::codec::Encoder;
+
+    use super::*;
+    use crate::codec::{FrameCodec, WireFormat};
+    use crate::frame::Frame;
+    use crate::settings::Settings;
+    use crate::testing::conn;
+
+    /// Queues messages as a reader does: several frames of one buffer, with these ids.
+    fn read(queue: &RunQueue, conn: &Conn, frames: &[(MsgId, &'static str)]) {
+        let mut codec = FrameCodec::new(WireFormat::LtvLe, u32::MAX);
+        let mut bytes = BytesMut::new();
+        let mut at = Vec::new();
+        for &(id, payload) in frames {
+            codec.encode(Frame::new(id, payload), &mut bytes).unwrap();
+            at.push(bytes.len() - payload.len()..bytes.len());
+        }
+        let buffer = bytes.freeze();
+        for (&(id, _), at) in frames.iter().zip(at) {
+            conn.shared().window.enter(1);
+            queue.push(Parcel { id, buffer: &buffer, at, conn });
+        }
+    }
+
+    fn pop_all(queue: &RunQueue) -> Vec<(u64, MsgId, Vec<u8>)> {
+        let next = || queue.pop().map(|m| (m.conn().id(), m.id(), m.payload().to_vec()));
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn messages_leave_the_queue_as_they_came_in_runs_or_alone() {
+        let (queue, settings) = (RunQueue::default(), Settings::default());
+        let (one, two) = (conn(1, &settings), conn(2, &settings));
+        read(&queue, &one, &[(7, "a"), (7, ""), (8, "b"), (7, "c")]);
+        read(&queue, &two, &[(7, "d"), (7, "e")]);
+        queue.push_message(crate::testing::inbound(&one, 9, "f"));
+        read(&queue, &one, &[(7, "g")]);
+        let expected = [(1, 7, "a"), (1, 7, ""), (1, 8, "b"), (1, 7, "c"), (2, 7, "d")];
+        let expected = expected.into_iter().chain([(2, 7, "e"), (1, 9, "f"), (1, 7, "g")]);
+        let expected: Vec<_> =
+            expected.map(|(conn, id, text)| (conn, id, text.as_bytes().to_vec())).collect();
+        assert_eq!(pop_all(&queue), expected);
+        assert!(queue.is_empty());
+        assert_eq!(one.shared().window.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_queue_that_is_dropped_gives_the_places_in_the_window_back() {
+        let (queue, conn) = (RunQueue::default(), conn(1, &Settings::default()));
+        read(&queue, &conn, &[(7, "a"), (7, "b"), (7, "c")]);
+        drop(queue.pop());
+        assert_eq!(conn.shared().window.in_flight(), 2);
+        drop(queue);
+        assert_eq!(conn.shared().window.in_flight(), 0);
     }
 }
