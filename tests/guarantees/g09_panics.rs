@@ -207,7 +207,7 @@ impl Handler<Inbound> for Gated {
     type Result = ();
 
     fn handle(&mut self, message: Inbound, ctx: &mut Context<Self>) {
-        match &message.payload()[..] {
+        match message.payload() {
             b"hold" => {
                 let gate = Arc::clone(&self.0);
                 ctx.wait(async move { gate.acquire().await.unwrap().forget() }.into_actor(self));
@@ -291,7 +291,7 @@ impl Handler<Inbound> for Hoarder {
     type Result = ();
 
     fn handle(&mut self, message: Inbound, ctx: &mut Context<Self>) {
-        match &message.payload()[..] {
+        match message.payload() {
             b"panic" => panic_on_purpose(),
             b"stop" => ctx.stop(),
             b"echo" => message.reply(PANICS, "echo"),
