@@ -23,7 +23,7 @@ async fn connections_are_spread_evenly_over_the_workers() {
     let count = Arc::clone(&by_thread);
     let server =
         Server::new(settings).route_fn(1, async |msg: Inbound| msg).on_conn_start(move |_| {
-            *count.lock().unwrap().entry(thread::current().id()).or_insert(0) += 1
+            *count.lock().unwrap().entry(thread::current().id()).or_insert(0) += 1;
         });
     let server = TestServer::start(server).await;
     let mut clients = Vec::new();

@@ -160,6 +160,18 @@ impl Process {
         Self::run(Command::new(example_server()), settings)
     }
 
+    /// Runs the test `name`, an ignored one, which says where it listens as the example server does.
+    pub(crate) fn test(name: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("a test knows its file"));
+        command.args(["--exact", name, "--ignored", "--nocapture"]).stdout(Stdio::null());
+        Self::run(command, &[("ZINXIDE_TEST_CHILD", "1")])
+    }
+
+    /// Whether this process was started by [`test`](Self::test).
+    pub(crate) fn is_child() -> bool {
+        std::env::var_os("ZINXIDE_TEST_CHILD").is_some()
+    }
+
     /// Runs it with at most `descriptors` files and sockets open.
     pub(crate) fn server_with_descriptors(descriptors: usize) -> Self {
         let mut shell = Command::new("sh");
