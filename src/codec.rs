@@ -3,6 +3,7 @@
 mod wire;
 
 use std::io;
+use std::ops::Range;
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
@@ -123,10 +124,13 @@ impl FrameCodec {
         }
     }
 
-    /// The header at the front of `src`; the limit does not count.
+    /// The id of the frame that begins at `start`, and where its payload is; the limit does not
+    /// count.
     #[inline]
-    pub(crate) fn header(&self, src: &[u8]) -> Option<Header> {
-        Some(self.wire.parse(src.first_chunk::<HEADER_LEN>()?))
+    pub(crate) fn frame_at(&self, src: &[u8], start: usize) -> Option<(MsgId, Range<usize>)> {
+        let Header { id, len } = self.wire.parse(src.get(start..)?.first_chunk()?);
+        let payload = start + HEADER_LEN;
+        Some((id, payload..payload + len as usize))
     }
 
     /// Appends a frame's header to `dst`.
@@ -140,7 +144,7 @@ impl FrameCodec {
 
     /// The length of the frame whose header stands at the front of `src`; the limit does not count.
     pub(crate) fn frame_len(&self, src: &[u8]) -> Option<usize> {
-        Some(HEADER_LEN + self.header(src)?.len as usize)
+        Some(self.frame_at(src, 0)?.1.end)
     }
 
     #[inline]

@@ -129,8 +129,9 @@ impl Connection {
                 return Step::Ended;
             }
             (_, Progress::Flush) => return Step::Again,
-            // The outbox was full, and now it is not.
-            (_, Progress::OutboxFull) if shared.in_flight_limit(0) > shared.window.in_flight() => {
+            // Else the first place that is given back wakes the connection; if it is the outbox that
+            // leaves none, the socket does.
+            (_, Progress::Full) if shared.window.wait_below(shared.in_flight_limit(0)) => {
                 return Step::Again;
             }
             _ => {}

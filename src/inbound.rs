@@ -115,8 +115,8 @@ impl Inbound {
 
     /// Takes the payload out of the message, to send it on or to keep it; nothing is copied.
     ///
-    /// It shares the buffer (of up to 64 KiB) that it was read into: copy [`payload`](Self::payload)
-    /// to keep it for long.
+    /// It shares the buffer that it was read into (64 KiB, or about twice the largest packet): copy
+    /// [`payload`](Self::payload) to keep it for long.
     pub fn take_payload(&mut self) -> Bytes {
         let body = self.body_mut();
         body.seen.set(true);
@@ -142,7 +142,7 @@ impl Inbound {
         self.conn().reply(Frame::new(id, payload));
     }
 
-    /// Answers the message with itself: sends it back as it came.
+    /// Answers the message with itself: sends it back as it is, with its id and payload.
     ///
     /// Else as [`reply`](Self::reply), but cheaper: the payload need not be shared for it.
     pub fn echo(mut self) {

@@ -22,7 +22,7 @@ pub use load::SettingsError;
 /// An idle connection takes about 2 KiB. One whose peer does its worst takes, at most, an outbox
 /// (`max_msg_chan_bytes`), the answers to the messages in flight (`max_worker_task_len` times the
 /// largest answer), and what it was read into: the payloads in flight, rounded up to whole read
-/// buffers of 64 KiB, and one packet that is not complete yet.
+/// buffers (64 KiB, or about twice the largest packet), and one packet that is not complete yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {

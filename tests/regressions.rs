@@ -3,13 +3,18 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
+use actix::{Actor, Context, Handler};
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::unbounded_channel;
-use zinxide::testing::{TestClient, TestConnection, TestServer, accepted, conn, settings, within};
-use zinxide::{Frame, Inbound, Server, Settings};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use zinxide::router::{Dispatch, Register};
+use zinxide::testing::{
+    TestClient, TestConnection, TestServer, accepted, conn, inbound, settings, within,
+};
+use zinxide::{Frame, Inbound, Route, Router, Server, Settings};
 
 /// Empty frames of one id.
 fn frames(n: usize, id: u32) -> Vec<u8> {
@@ -180,7 +185,7 @@ async fn g4_a_stop_during_a_drain_hands_out_no_more_messages() {
 /// a panic in their drop ended the manager.
 #[actix::test]
 async fn g9_properties_are_dropped_with_their_connection_and_may_panic() {
-    struct Bomb(tokio::sync::mpsc::UnboundedSender<()>);
+    struct Bomb(UnboundedSender<()>);
     impl Drop for Bomb {
         fn drop(&mut self) {
             self.0.send(()).unwrap();
@@ -247,4 +252,89 @@ async fn g9_messages_that_kill_a_handler_actor_do_not_make_the_others_wait_for_l
     client.send(1, "").await;
     assert_eq!(client.recv().await, Some(Frame::new(1, "")));
     server.stop().await.unwrap();
+}
+
+/// A handler fills the outbox while it takes the last place of the window. The wish for a place was
+/// made by the room before the outbox was written, and never came true.
+#[actix::test]
+async fn g12_a_full_outbox_and_a_full_window_at_once_do_not_stall_a_connection() {
+    for (window, outbox, sent, freed) in [(4, 4, 4, 4), (10, 12, 9, 3)] {
+        let settings = Settings {
+            max_worker_task_len: window,
+            max_msg_chan_len: outbox,
+            worker_pool_size: 1,
+            ..settings()
+        };
+        let (kept, mut keeps) = unbounded_channel();
+        let mut handled = 0;
+        let handler = Mutex::new(move |msg: Inbound| {
+            handled += 1;
+            if handled == window {
+                (0..sent).for_each(|_| msg.conn().send_buffered(2, "x").unwrap());
+            }
+            kept.send(msg).unwrap();
+        });
+        let server = Server::new(settings)
+            .route_fn(1, move |msg: Inbound| std::future::ready(handler.lock().unwrap()(msg)))
+            .route_fn(2, async |msg: Inbound| msg);
+        let server = TestServer::start(server).await;
+        let mut client = TestClient::connect(server.addr()).await;
+        client.send_bytes(&frames(window as usize + 1, 1)).await;
+        for _ in 0..sent {
+            client.recv().await.unwrap();
+        }
+        // When the neighbour is answered, the connection has gone to rest.
+        let mut neighbour = TestClient::connect(server.addr()).await;
+        neighbour.send(2, "").await;
+        neighbour.recv().await.unwrap();
+        let mut places = Vec::new();
+        for _ in 0..window {
+            places.push(within(keeps.recv()).await.unwrap());
+        }
+        places.truncate(window as usize - freed);
+        within(keeps.recv()).await.expect("the message behind a full window");
+        drop(places);
+        server.stop().await.unwrap();
+    }
+}
+
+struct Taker;
+
+impl Actor for Taker {
+    type Context = Context<Self>;
+}
+
+impl Handler<Inbound> for Taker {
+    type Result = ();
+
+    fn handle(&mut self, _: Inbound, _: &mut Context<Self>) {}
+}
+
+/// What an application gave a connection, and what drops a message when it is dropped itself.
+struct Property {
+    kept: Mutex<Option<Inbound>>,
+    dropped: UnboundedSender<bool>,
+}
+
+impl Drop for Property {
+    fn drop(&mut self) {
+        let kept = self.kept.lock().unwrap().take();
+        let panics = catch_unwind(AssertUnwindSafe(|| drop(kept))).is_err();
+        self.dropped.send(panics).unwrap();
+    }
+}
+
+/// The last handle to a connection was dropped while the stock of message bodies was borrowed.
+#[actix::test]
+async fn g9_a_property_that_drops_a_message_does_not_panic_where_messages_are_put_back() {
+    let router = Router::new().start();
+    let route = Register { id: 1, route: Route::actor(|| Taker) };
+    within(router.send(route)).await.unwrap().unwrap();
+    let (dropped, mut drops) = unbounded_channel();
+    let (one, other) = (conn(1, &settings()), conn(2, &settings()));
+    one.set_property(Property { kept: Mutex::new(Some(inbound(&other, 1, ""))), dropped });
+    let message = inbound(&one, 1, "");
+    drop(one);
+    within(router.send(Dispatch(message))).await.unwrap().unwrap();
+    assert_eq!(within(drops.recv()).await, Some(false), "no panic");
 }

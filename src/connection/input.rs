@@ -42,8 +42,9 @@ pub(crate) struct Input {
 pub(crate) enum Progress {
     /// Waits for the socket, a handler, the window, or its next turn.
     Waits,
-    /// Waits for room in the outbox, or in the window.
-    OutboxFull,
+    /// Waits for room in the window, of which a full outbox leaves less. Nobody has asked to be told
+    /// of it: what is written now may make some.
+    Full,
     /// Has enough answers to be written now, and goes on when they are.
     Flush,
     /// The connection ends: nothing is left to hand out, and everything is handled.
@@ -140,7 +141,7 @@ impl Input {
             if self.granted == 0 {
                 self.granted = grant(conn, link.direct_frames());
                 if self.granted == 0 {
-                    return Progress::OutboxFull;
+                    return Progress::Full;
                 }
             }
             self.granted -= 1;
@@ -228,24 +229,13 @@ impl Input {
     }
 }
 
-/// Takes places of the window, as many as may be answered. If there are none now, the connection
-/// is woken by the first that is given back.
+/// Takes places of the window, as many as may be answered.
 fn grant(conn: &Conn, direct: usize) -> u32 {
     let shared = conn.shared();
-    let window = &shared.window;
-    loop {
-        let limit = shared.in_flight_limit(direct);
-        let granted = limit.saturating_sub(window.in_flight()).min(GRANT);
-        if granted > 0 {
-            window.disarm();
-            window.enter(granted);
-            return granted;
-        }
-        // With a limit of 0, all the room that is missing is in the outbox.
-        if !window.wait_below(limit) {
-            return 0;
-        }
-    }
+    let limit = shared.in_flight_limit(direct);
+    let granted = limit.saturating_sub(shared.window.in_flight()).min(GRANT);
+    shared.window.enter(granted);
+    granted
 }
 
 /// The route that a connection's messages go to at present.

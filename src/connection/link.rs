@@ -96,7 +96,7 @@ impl Link {
         let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
         let next = *direct || batch.is_empty();
         if !next || !shared.is_clear() || payload.len() >= SHARE_FROM {
-            self.conn.reply(reply.into());
+            Replies::reply(&self.conn, reply);
             return false;
         }
         *direct = true;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
-use crate::codec::{FrameCodec, FrameError, HEADER_LEN};
+use crate::codec::{FrameCodec, FrameError};
 use crate::frame::MsgId;
 use crate::inbound;
 use crate::transport::Transport;
@@ -74,10 +74,7 @@ impl Reader {
                 whole => self.frames = self.buffer.split_to(whole).freeze(),
             }
         }
-        let Some(header) = codec.header(&self.frames[self.next..]) else { return Ok(None) };
-        let start = self.next + HEADER_LEN;
-        let at = start..start + header.len as usize;
-        Ok(Some(Found { id: header.id, at }))
+        Ok(codec.frame_at(&self.frames, self.next).map(|(id, at)| Found { id, at }))
     }
 
     /// The frames that were read last.

@@ -91,16 +91,15 @@ pub(super) fn put(mut body: Box<Body>) {
 /// Runs `f`, which hands out messages, most of them of one connection.
 #[inline]
 pub(crate) fn handing_out<R>(f: impl FnOnce() -> R) -> R {
-    struct End;
+    struct End(bool);
     impl Drop for End {
         #[inline]
         fn drop(&mut self) {
-            STOCK.with(|stock| stock.handing_out.set(false));
+            STOCK.with(|stock| stock.handing_out.set(self.0));
             release_buffers();
         }
     }
-    STOCK.with(|stock| stock.handing_out.set(true));
-    let _end = End;
+    let _end = End(STOCK.with(|stock| stock.handing_out.replace(true)));
     f()
 }
 
@@ -108,8 +107,11 @@ pub(crate) fn handing_out<R>(f: impl FnOnce() -> R) -> R {
 #[inline]
 pub(crate) fn release_buffers() {
     STOCK.with(|stock| {
-        let mut bodies = stock.bodies.borrow_mut();
+        // Not borrowed meanwhile: with its last handle, a connection may drop what the application
+        // gave it, messages among it.
+        let mut bodies = stock.bodies.take();
         // The ones that hold any were put back last.
         bodies.iter_mut().rev().take_while(|body| body.conn.is_some()).for_each(|b| b.let_go());
+        drop(stock.bodies.replace(bodies));
     });
 }

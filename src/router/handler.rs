@@ -68,11 +68,12 @@ impl LocalRoute for HandlerRoute {
     fn deliver_parcel(
         &self,
         parcel: Parcel<'_>,
-        replies: &dyn Replies,
-        cx: &mut TaskContext<'_>,
+        _: &dyn Replies,
+        _: &mut TaskContext<'_>,
     ) -> Delivered {
         if self.0.ended.get() {
-            return self.deliver(parcel.into(), replies, cx);
+            drop(Inbound::from(parcel));
+            return Delivered::Gone;
         }
         self.0.push(parcel);
         Delivered::Done

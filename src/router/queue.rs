@@ -140,10 +140,7 @@ impl Run {
         let Self { id, conn, buffer, first, .. } = self;
         let at = first.clone();
         if self.left > 0 {
-            let codec = &conn.shared().limits.codec;
-            let header = codec.header(&buffer[at.end..])?;
-            first.start = at.end + HEADER_LEN;
-            first.end = first.start + header.len as usize;
+            (_, *first) = conn.shared().limits.codec.frame_at(buffer, at.end)?;
         }
         Some(Parcel { id: *id, buffer, at, conn }.into())
     }

@@ -16,7 +16,7 @@ use crate::inbound::Inbound;
 /// | `()` | none |
 /// | `(id, payload)` | a frame with this id |
 /// | [`Frame`] | that frame |
-/// | [`Inbound`] | the message itself, as it came |
+/// | [`Inbound`] | the message itself, as it is |
 /// | `Option` of these | none for `None` |
 /// | `Result` of these | none for `Err`, which is logged |
 pub trait IntoReply {
@@ -47,15 +47,6 @@ impl From<Inbound> for Reply {
     }
 }
 
-impl From<Reply> for Frame {
-    fn from(Reply(answer): Reply) -> Self {
-        match answer {
-            Answer::Frame(frame) => frame,
-            Answer::Echo(mut message) => Frame::new(message.id(), message.take_payload()),
-        }
-    }
-}
-
 /// Where the answers of route functions go.
 pub(crate) trait Replies {
     fn conn(&self) -> &Conn;
@@ -68,8 +59,11 @@ impl Replies for Conn {
         self
     }
 
-    fn reply(&self, reply: Reply) {
-        Conn::reply(self, reply.into());
+    fn reply(&self, Reply(answer): Reply) {
+        match answer {
+            Answer::Frame(frame) => Conn::reply(self, frame),
+            Answer::Echo(message) => message.echo(),
+        }
     }
 }
 
