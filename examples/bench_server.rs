@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorFutureExt, Arbiter, Context, Handler, ResponseActFuture, WrapFuture};
+use actix::{Actor, Arbiter, AtomicResponse, Context, Handler, WrapFuture};
 use clap::{Parser, ValueEnum};
 use zinxide::{Frame, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
 
@@ -75,10 +75,11 @@ impl Actor for ToAll {
 }
 
 impl Handler<Inbound> for ToAll {
-    type Result = ResponseActFuture<Self, ()>;
+    /// One after the other, so that broadcasts keep their order.
+    type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, msg: Inbound, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(to_all(self.0.clone(), msg).into_actor(self).map(|(), _, _| ()))
+        AtomicResponse::new(Box::pin(to_all(self.0.clone(), msg).into_actor(self)))
     }
 }
 

@@ -126,7 +126,7 @@ def main():
     if "budget" in args.what:
         measured["budget"] = {name: by_route(args, load, rounds) for name, load in BUDGET.items()}
     if "growth" in args.what:
-        rounds = min(rounds, 5)
+        rounds = min(rounds, 3)
         series = {
             "by_connections": (CONNECTIONS, "echo --conns {} --depth 4 --size 64"),
             "by_size": (SIZES, "echo --conns 64 --depth 4 --size {}"),

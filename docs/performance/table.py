@@ -29,21 +29,34 @@ def budget(measured):
 
 
 def scale(measured):
-    yield "| | `route_fn` | handler actor |"
+    yield "| ours against ours, both CPUs for server and generator | throughput | CPU a message |"
     yield "|---|---|---|"
-    two = measured["two_workers"]
-    yield "| two workers, both CPUs, 64 in flight: CPU a message | " + " | ".join(ratio(two[r]) for r in ("fn", "actor")) + " |"
+    for name, point in measured["scale"].items():
+        yield f"| {name} | {ratio(point, 'ops_per_s')} | {ratio(point)} |"
+
+
+def fairness(measured):
+    yield "| p99 | `route_fn` | handler actor | plain tokio |"
+    yield "|---|---|---|---|"
     fair = measured["fairness"]
-    cells = []
-    for r in ("fn", "actor"):
-        ours, reference = ([fair[r][f][side]["median"] for f in ("p99_us", "p50_us")] for side in ("ours", "reference"))
-        cells.append(f"{ours[0] / ours[1]:.1f} (plain tokio {reference[0] / reference[1]:.1f})")
-    yield "| 1,000 connections, 1 in flight: p99 / p50 | " + " | ".join(cells) + " |"
+    sides = [(fair["fn"], "ours"), (fair["actor"], "ours"), (fair["fn"], "reference")]
+    cells = [f"{p['p99_us'][side]['median'] / p['p50_us'][side]['median']:.1f}" for p, side in sides]
+    yield "| 1,000 connections, 1 in flight: p99, p50 = 1 | " + " | ".join(cells) + " |"
+    beside = measured["greedy"]
+    cells = [f"{r['median']:.1f} ({r['min']:.1f} to {r['max']:.1f})" for r in (beside[k] for k in ("fn", "actor", "reference"))]
+    yield "| 50 connections beside one with 8,192 in flight: p99, alone = 1 | " + " | ".join(cells) + " |"
+
+
+def manager(measured):
+    yield "| with 100,000 entries, with 100 = 1 | |"
+    yield "|---|---|"
+    for operation, times in sorted(measured["manager"].items()):
+        yield f"| {operation.replace('_', ' ')} | {times:.2f} |"
 
 
 measured = json.loads((HERE / "measured.json").read_text())
 text = PAGE.read_text()
-for name, rows in {"budget": budget, "scale": scale}.items():
+for name, rows in {"budget": budget, "scale": scale, "fairness": fairness, "manager": manager}.items():
     table = "\n".join(rows(measured))
     text = re.sub(rf"(<!-- {name} -->).*?(<!-- end -->)", lambda m: f"{m[1]}\n{table}\n{m[2]}", text, flags=re.S)
 PAGE.write_text(text)

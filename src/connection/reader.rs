@@ -14,7 +14,7 @@ use crate::frame::MsgId;
 use crate::inbound;
 use crate::transport::Transport;
 
-/// What one read takes at most.
+/// What one read takes at most, unless a larger packet is on its way.
 const CHUNK: usize = 64 * 1024;
 
 /// Less room than this is not worth a read.
@@ -33,7 +33,11 @@ impl ReadPool {
     fn give(&self, mut buffer: BytesMut) {
         buffer.clear();
         let mut kept = self.0.borrow_mut();
-        // A rest that was put aside is no match for a chunk.
+        // What a large packet needed is not kept for ever, and a rest that was put aside is no match
+        // for a chunk.
+        if buffer.capacity() > 2 * CHUNK {
+            return;
+        }
         if kept.as_ref().is_none_or(|kept| kept.capacity() <= buffer.capacity()) {
             *kept = Some(buffer);
         }
