@@ -1,15 +1,19 @@
 //! Takes dials, has them admitted, and hands them to the worker with the fewest connections.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use actix::Addr;
+use actix::dev::Request;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-use super::worker::{Placement, Serve, Workers};
+use super::worker::{Placement, Serve, Worker, Workers};
 use crate::conn::{Conn, ConnId, Limits};
 use crate::conn_manager::{Add, ConnManager, Registration};
 use crate::event;
@@ -22,8 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// ends lets one in, which ends one shortage and begins the next.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How many dials are admitted together at most.
+const TOGETHER: usize = 64;
+
 /// What to accept from; a trait so that tests can make it fail.
 pub(crate) trait Listen {
+    /// Cancel safe.
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>>;
 }
 
@@ -74,17 +82,40 @@ impl<L: Listen> Acceptor<L> {
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
         loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    pause = None;
-                    if std::mem::take(&mut told) {
-                        event::accept_recovered();
-                    }
-                    if let Err(error) = self.admit(stream, peer).await {
-                        return error;
-                    }
+            let mut dials = Vec::new();
+            let mut accepted = self.listener.accept().await;
+            // Those that are there already are asked for together: in a storm of dials the manager
+            // and the workers are woken once for many, and the system's queue does not overflow.
+            let failed = loop {
+                match accepted {
+                    Ok((stream, peer)) => match self.ask(stream, peer) {
+                        Ok(dial) => dials.extend(dial),
+                        Err(error) => return error,
+                    },
+                    Err(error) => break Some(error),
                 }
-                Err(error) => match fault(&error) {
+                if dials.len() >= TOGETHER {
+                    break None;
+                }
+                match poll_once(self.listener.accept()).await {
+                    Some(next) => accepted = next,
+                    None => break None,
+                }
+            };
+            if !dials.is_empty() {
+                pause = None;
+                if std::mem::take(&mut told) {
+                    event::accept_recovered();
+                }
+            }
+            for dial in dials {
+                if let Err(error) = self.admit(dial).await {
+                    return error;
+                }
+            }
+            match failed {
+                None => {}
+                Some(error) => match fault(&error) {
                     Fault::Dial => event::accept_skipped(&counters, &error),
                     Fault::Machine => {
                         let tell = !told && last_told.is_none_or(|last| last.elapsed() >= QUIET);
@@ -103,14 +134,15 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    /// An error if there is nobody left to serve it.
-    async fn admit(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    /// Asks for the admission of a socket. `None` if it is gone already; an error if there is nobody
+    /// left to serve it.
+    fn ask(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Dial>> {
         let local = if self.addr.ip().is_unspecified() {
             match stream.local_addr() {
                 Ok(addr) => Arc::new(addr),
                 Err(error) => {
                     event::accept_skipped(&self.limits.counters, &error);
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         } else {
@@ -124,16 +156,42 @@ impl<L: Listen> Acceptor<L> {
         };
         conn.shared().set_worker(worker.index);
         let registration = Registration::new(&conn, Arc::clone(&self.manager), worker.load());
-        match self.manager.send(Add(conn.clone())).await {
+        let answer = self.manager.send(Add(conn.clone()));
+        Ok(Some(Dial { stream, conn, worker: worker.addr.clone(), registration, answer }))
+    }
+
+    /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
+    async fn admit(&mut self, dial: Dial) -> io::Result<()> {
+        let Dial { stream, conn, worker, registration, answer } = dial;
+        match answer.await {
             Ok(Ok(_)) => match stream.into_std() {
-                Ok(stream) => worker.addr.do_send(Serve { conn, stream, registration }),
+                Ok(stream) => worker.do_send(Serve { conn, stream, registration }),
                 Err(error) => event::accept_skipped(&self.limits.counters, &error),
             },
-            Ok(Err(why)) => event::refused(&self.limits.counters, peer, &why),
+            Ok(Err(why)) => event::refused(&self.limits.counters, conn.peer_addr(), &why),
             Err(gone) => return Err(io::Error::other(gone)),
         }
         Ok(())
     }
+}
+
+/// A socket for which the manager was asked.
+struct Dial {
+    stream: TcpStream,
+    conn: Conn,
+    worker: Addr<Worker>,
+    registration: Registration,
+    answer: Request<ConnManager, Add>,
+}
+
+/// What `future` is ready with now, if it is. Dropped else: it must be cancel safe.
+async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// Errors of accept(2), sorted by who is to blame. Those that are not listed are taken for the
