@@ -16,9 +16,9 @@ use bytes::Bytes;
 use crate::event;
 use crate::frame::{Frame, MsgId};
 pub(crate) use close::Ending;
-pub use close::{CloseReason, Slow};
+pub use close::{CloseReason, Silence, Slow};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};
-pub(crate) use shared::{Cut, Limits, Pushed, Shared, TurnEnd};
+pub(crate) use shared::{Cut, Limits, Patience, Pushed, Shared, TurnEnd};
 
 /// The id of a connection; never used twice in a server's life.
 pub type ConnId = u64;

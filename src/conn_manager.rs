@@ -207,8 +207,8 @@ impl ConnManager {
     }
 
     fn forget(&mut self, id: ConnId) {
-        if self.connections.remove(id) {
-            event::removed(&self.limits.counters, id, self.connections.len());
+        if let Some(conn) = self.connections.remove(id) {
+            event::removed(&conn, self.connections.len());
             self.waiting.remove(&id);
         }
     }

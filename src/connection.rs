@@ -1,9 +1,11 @@
 //! The actor behind one socket: it reads, delivers, writes, and ends.
 
 mod deadlines;
+mod heartbeat;
 mod hooks;
 mod input;
 mod link;
+mod liveness;
 mod local;
 mod reader;
 
@@ -22,9 +24,11 @@ use crate::transport::Transport;
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
+pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
 use input::{Input, Progress};
 pub(crate) use link::Link;
+pub(crate) use liveness::watch;
 pub(crate) use local::Local;
 
 /// How long a connection whose handler is still at work stays in the table after its socket is

@@ -13,6 +13,7 @@
 //! | message without a route | warn once a connection | register the route, or find out who sends it |
 //! | route function answered `Err` | warn | |
 //! | reply to a closed connection | debug | |
+//! | peer without a sign of life | debug; the closing that comes of it: warn | |
 //! | handler actor restarted | error | find the panic above it in the log |
 //! | worker stuck | warn | find the handler that blocks its thread |
 //! | drain cut short | warn | raise `drain_deadline_ms`, or find the handler that hangs |
@@ -28,53 +29,126 @@ use std::time::Duration;
 use log::{debug, error, info, log, warn};
 use serde::Serialize;
 
-use crate::conn::{CloseReason, Conn, ConnId, Cut, SendError};
+use crate::conn::{CloseReason, Conn, Cut, SendError};
 use crate::frame::MsgId;
 
 const TARGET: &str = "zinxide";
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// What has happened on a server so far: see [`ServerHandle::stats`](crate::ServerHandle::stats).
+    (
+        $(#[$stats_doc:meta])* $Stats:ident, $Counters:ident {
+            $($(#[$doc:meta])* $name:ident,)*
+            $(; $(#[$inner_doc:meta])* $inner:ident: $InnerStats:ident, $InnerCounters:ident,)?
+        }
+    ) => {
+        $(#[$stats_doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
-        pub struct Stats {
+        pub struct $Stats {
             $($(#[$doc])* pub $name: u64,)*
+            $($(#[$inner_doc])* pub $inner: $InnerStats,)?
         }
 
-        /// The live counters behind [`Stats`].
+        /// The live counters behind them.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters {
+        pub(crate) struct $Counters {
             $($name: AtomicU64,)*
+            $($inner: $InnerCounters,)?
         }
 
-        impl Counters {
-            pub(crate) fn snapshot(&self) -> Stats {
-                Stats { $($name: self.$name.load(Relaxed),)* }
+        impl $Counters {
+            pub(crate) fn snapshot(&self) -> $Stats {
+                $Stats {
+                    $($name: self.$name.load(Relaxed),)*
+                    $($inner: self.$inner.snapshot(),)?
+                }
             }
         }
     };
 }
 
 counters! {
-    /// Connections admitted.
-    admitted,
-    /// Connections refused because the server was full or draining.
-    refused,
-    /// Connections that ended, of those admitted.
-    ended,
-    /// Frames accepted for sending that a connection's end left unsent.
-    frames_cut,
-    /// Answers to connections that were closed meanwhile.
-    replies_dropped,
-    /// Messages without a route.
-    unrouted,
-    /// Messages whose handler panicked, and hooks that did.
-    panics,
-    /// Handler actors that panicked or stopped, and were started again.
-    restarts,
-    /// Failed accepts.
-    accept_errors,
+    /// What has happened on a server so far: see [`ServerHandle::stats`](crate::ServerHandle::stats).
+    Stats, Counters {
+        /// Connections admitted.
+        admitted,
+        /// Connections refused because the server was full or draining.
+        refused,
+        /// Connections that ended, of those admitted.
+        ended,
+        /// Frames accepted for sending that a connection's end left unsent.
+        frames_cut,
+        /// Answers to connections that were closed meanwhile.
+        replies_dropped,
+        /// Heartbeats that were not sent because the peer gave no sign of life.
+        not_alive,
+        /// Messages without a route.
+        unrouted,
+        /// Messages whose handler panicked, and hooks that did.
+        panics,
+        /// Handler actors that panicked or stopped, and were started again.
+        restarts,
+        /// Failed accepts.
+        accept_errors,
+        ;
+        /// Why they ended: adds up to `ended`.
+        endings: Endings, EndingCounters,
+    }
+}
+
+counters! {
+    /// How many connections ended for which [`CloseReason`].
+    Endings, EndingCounters {
+        /// [`CloseReason::PeerClosed`].
+        peer_closed,
+        /// [`CloseReason::Protocol`].
+        protocol,
+        /// [`CloseReason::NoRoute`].
+        no_route,
+        /// [`CloseReason::Shutdown`].
+        shutdown,
+        /// [`CloseReason::Stopped`].
+        stopped,
+        /// [`CloseReason::Removed`].
+        removed,
+        /// [`CloseReason::Cleared`].
+        cleared,
+        /// [`CloseReason::HandlerPanicked`].
+        handler_panicked,
+        /// [`CloseReason::HookPanicked`].
+        hook_panicked,
+        /// [`CloseReason::HandlerGone`].
+        handler_gone,
+        /// [`CloseReason::SlowConsumer`].
+        slow_consumer,
+        /// [`CloseReason::Silent`].
+        silent,
+        /// [`CloseReason::Io`].
+        io,
+        /// [`CloseReason::WorkerGone`].
+        worker_gone,
+    }
+}
+
+impl EndingCounters {
+    fn of(&self, why: &CloseReason) -> &AtomicU64 {
+        match why {
+            CloseReason::PeerClosed => &self.peer_closed,
+            CloseReason::Protocol(_) => &self.protocol,
+            CloseReason::NoRoute(_) => &self.no_route,
+            CloseReason::Shutdown => &self.shutdown,
+            CloseReason::Stopped => &self.stopped,
+            CloseReason::Removed => &self.removed,
+            CloseReason::Cleared => &self.cleared,
+            CloseReason::HandlerPanicked(_) => &self.handler_panicked,
+            CloseReason::HookPanicked => &self.hook_panicked,
+            CloseReason::HandlerGone(_) => &self.handler_gone,
+            CloseReason::SlowConsumer(_) => &self.slow_consumer,
+            CloseReason::Silent(_) => &self.silent,
+            CloseReason::Io(_) => &self.io,
+            CloseReason::WorkerGone => &self.worker_gone,
+        }
+    }
 }
 
 fn counters(conn: &Conn) -> &Counters {
@@ -118,9 +192,11 @@ pub(crate) fn added(conn: &Conn, len: usize) {
     info!(target: TARGET, "{conn} added, {len} connected");
 }
 
-pub(crate) fn removed(counters: &Counters, id: ConnId, len: usize) {
+pub(crate) fn removed(conn: &Conn, len: usize) {
+    let counters = counters(conn);
     count(&counters.ended);
-    info!(target: TARGET, "connection {id} removed, {len} connected");
+    count(counters.endings.of(&conn.shared().closing().unwrap_or(CloseReason::WorkerGone)));
+    info!(target: TARGET, "connection {} removed, {len} connected", conn.id());
 }
 
 pub(crate) fn refused(counters: &Counters, peer: SocketAddr, why: &dyn fmt::Display) {
@@ -177,6 +253,11 @@ pub(crate) fn closed(conn: &Conn, why: &CloseReason, cut: Cut, unread: usize) {
         let Cut { frames, bytes } = cut;
         log!(target: TARGET, level, "{conn} closed: {why}; {frames} frames ({bytes} bytes) unsent, {unread} bytes unhandled");
     }
+}
+
+pub(crate) fn not_alive(conn: &Conn) {
+    count(&counters(conn).not_alive);
+    debug!(target: TARGET, "{conn} gives no sign of life");
 }
 
 pub(crate) fn unrouted(conn: &Conn, id: MsgId, first: bool) {

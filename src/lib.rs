@@ -85,11 +85,11 @@
 //! | [`Settings`], [`Unrouted`], [`SettingsError`] | what a server is told: defaults, file, environment |
 //! | [`Inbound`] | one message and its answer: all that a handler needs |
 //! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`], [`Reply`] | where messages go; routes that come and go |
-//! | [`Conn`], [`ConnId`], [`SendError`], [`CloseReason`], [`Slow`] | handle to a connection, and its end |
+//! | [`Conn`], [`ConnId`], [`SendError`], [`CloseReason`], [`Slow`], [`Silence`] | handle to a connection, and its end |
 //! | [`conn_manager`]: [`ConnManager`], [`Connections`], [`BroadcastReport`] | who is connected; limit, look-up, broadcast, closing |
 //! | [`Connection`], [`Stop`] | the actor of one connection |
 //! | [`Frame`], [`MsgId`], [`FrameCodec`], [`WireFormat`], [`FrameError`], [`CodecError`] | what is on the wire, for servers and clients |
-//! | [`Stats`] | what has happened so far |
+//! | [`Stats`], [`Endings`] | what has happened so far |
 //! | [`testing`] | the kit for tests of applications |
 //!
 //! The messages of [`ConnManager`] and [`Router`] have short names and live in their modules, and there
@@ -132,10 +132,10 @@ mod turn;
 mod unwind;
 
 pub use codec::{CodecError, FrameCodec, FrameError, WireFormat};
-pub use conn::{CloseReason, Conn, ConnId, SendError, Slow};
+pub use conn::{CloseReason, Conn, ConnId, SendError, Silence, Slow};
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
-pub use connection::{Connection, Stop};
-pub use event::Stats;
+pub use connection::{Connection, Heartbeat, Stop};
+pub use event::{Endings, Stats};
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
 pub use router::{IntoReply, Reply, Route, RouteError, Router};

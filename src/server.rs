@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, Limits};
 use crate::conn_manager::{ConnManager, Drain};
-use crate::connection::Hooks;
+use crate::connection::{Heartbeat, Hooks};
 use crate::event::{self, Counters};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
@@ -169,6 +169,14 @@ impl Server {
         self
     }
 
+    /// Sends heartbeats to every connection, and closes those whose peers give no sign of life.
+    ///
+    /// If the heartbeat's id has no route, what peers send back with it is taken without a word.
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.hooks.heartbeat = Some(heartbeat);
+        self
+    }
+
     /// Leaves SIGINT and SIGTERM to the application, which stops the server by
     /// [`ServerHandle::stop`]. By default the first signal drains the server and the second ends
     /// it at once.
@@ -185,8 +193,14 @@ impl Server {
     /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
     /// actix system.
     pub async fn bind(self) -> Result<BoundServer, ServerError> {
-        let Self { settings, routes, hooks, signals } = self;
+        let Self { settings, mut routes, hooks, signals } = self;
         settings.validate()?;
+        if let Some(Heartbeat { id, .. }) = hooks.heartbeat
+            && routes.iter().all(|&(routed, _)| routed != id)
+        {
+            let answers = Route::function(async |_: Inbound| {});
+            routes.push((id, Box::new(|_| answers)));
+        }
         if System::try_current().is_none() {
             return Err(ServerError::NoSystem);
         }
@@ -199,7 +213,7 @@ impl Server {
 
         let counters = Arc::new(Counters::default());
         let limits = Arc::new(settings.limits(Arc::clone(&counters)));
-        let workers = Workers::start(settings.workers(), &Arc::new(hooks), &counters);
+        let workers = Workers::start(settings.workers(), &Arc::new(hooks), &limits);
         let manager =
             ConnManager::with_workers(settings.max_conn, Arc::clone(&limits), workers.fanouts());
         let connections = manager.connections();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{FrameCodec, HEADER_LEN, WireFormat};
-use crate::conn::Limits;
+use crate::conn::{Limits, Patience};
 use crate::event::Counters;
 pub use load::SettingsError;
 
@@ -49,6 +49,17 @@ pub struct Settings {
     /// A peer that takes nothing of what is to be written for this long is closed, in
     /// milliseconds; at least 1.
     pub write_deadline_ms: u64,
+    /// A peer that has not sent its first whole message this long after it connected is closed, in
+    /// milliseconds; 0 for no such deadline. This one and the next two are kept by a clock of the
+    /// worker: never early, and at most a quarter late (or 2 s, if that is less; or 10 ms, if that is
+    /// more).
+    pub first_message_deadline_ms: u64,
+    /// A peer that does not complete a frame this long after it began one is closed, in
+    /// milliseconds; 0 for no such deadline. Time does not count while the server does not read.
+    pub frame_deadline_ms: u64,
+    /// A peer that sends nothing for this long is closed, in milliseconds; 0 for no such deadline.
+    /// Time does not count while the server does not read, or has a message of the peer to answer.
+    pub idle_deadline_ms: u64,
     /// How long an ending connection, and a stopping server, have to finish what they have, in
     /// milliseconds.
     pub drain_deadline_ms: u64,
@@ -84,6 +95,9 @@ impl Default for Settings {
             max_msg_chan_len: 1024,
             max_msg_chan_bytes: 1024 * 1024,
             write_deadline_ms: 10_000,
+            first_message_deadline_ms: 0,
+            frame_deadline_ms: 30_000,
+            idle_deadline_ms: 0,
             drain_deadline_ms: 5_000,
             wire_format: WireFormat::LtvLe,
             unrouted: Unrouted::Ignore,
@@ -128,12 +142,15 @@ impl Settings {
                 format!("must be from 1 to {MAX_DEADLINE_MS}"),
             ),
         ];
-        let drain = (
-            "drain_deadline_ms",
-            self.drain_deadline_ms <= MAX_DEADLINE_MS,
-            format!("must be at most {MAX_DEADLINE_MS}"),
-        );
-        match checks.into_iter().chain([drain]).find(|(_, holds, _)| !holds) {
+        let deadlines = [
+            ("first_message_deadline_ms", self.first_message_deadline_ms),
+            ("frame_deadline_ms", self.frame_deadline_ms),
+            ("idle_deadline_ms", self.idle_deadline_ms),
+            ("drain_deadline_ms", self.drain_deadline_ms),
+        ];
+        let must = format!("must be at most {MAX_DEADLINE_MS}");
+        let deadlines = deadlines.map(|(key, ms)| (key, ms <= MAX_DEADLINE_MS, must.clone()));
+        match checks.into_iter().chain(deadlines).find(|(_, holds, _)| !holds) {
             Some((key, _, must)) => Err(SettingsError::OutOfRange { key, must, origin: None }),
             None => Ok(()),
         }
@@ -161,10 +178,19 @@ impl Settings {
             outbox_bytes: self.max_msg_chan_bytes,
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),
+            patience: Patience {
+                first_message: unless_0(self.first_message_deadline_ms),
+                frame: unless_0(self.frame_deadline_ms),
+                idle: unless_0(self.idle_deadline_ms),
+            },
             close_unrouted: self.unrouted == Unrouted::Close,
             counters,
         }
     }
+}
+
+fn unless_0(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
 }
 
 const MAX_PACKET: u32 = 1 << 30;

@@ -37,7 +37,7 @@ use tokio_util::codec::Encoder;
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, ConnManager, Registration};
-use crate::connection::{Connection, Local};
+use crate::connection::{Connection, Local, watch};
 use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
@@ -115,6 +115,7 @@ impl TestConnection {
         let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
         local.routes.update(&Table(routes.collect()), &counters);
         let limits = Arc::new(settings.limits(counters));
+        watch(&local, &limits.patience);
         let conn = Conn::new(1, nowhere, Arc::new(nowhere), limits);
         let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
         let added = within(manager.send(Add(conn.clone()))).await;

@@ -275,7 +275,10 @@ async fn g12_a_full_outbox_and_a_full_window_at_once_do_not_stall_a_connection()
             kept.send(msg).unwrap();
         });
         let server = Server::new(settings)
-            .route_fn(1, move |msg: Inbound| std::future::ready(handler.lock().unwrap()(msg)))
+            .route_fn(1, move |msg: Inbound| {
+                handler.lock().unwrap()(msg);
+                std::future::ready(())
+            })
             .route_fn(2, async |msg: Inbound| msg);
         let server = TestServer::start(server).await;
         let mut client = TestClient::connect(server.addr()).await;

@@ -52,6 +52,10 @@ pub enum CloseReason {
     /// `write_deadline_ms`. What is unsent is cut.
     #[error("slow consumer: {0}")]
     SlowConsumer(Slow),
+    /// The peer sent nothing, or not enough, for too long. Messages it sent before are still handled
+    /// and answered.
+    #[error("the peer is silent: {0}")]
+    Silent(Silence),
     /// The socket failed. What is unsent is cut.
     #[error("socket error: {0}")]
     Io(io::ErrorKind),
@@ -72,6 +76,24 @@ pub enum Slow {
     WriteDeadline,
 }
 
+/// What a silent peer did not send in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Silence {
+    /// No whole message since it connected, for `first_message_deadline_ms`.
+    #[error("no first message")]
+    FirstMessage,
+    /// It began a frame and did not complete it within `frame_deadline_ms`.
+    #[error("a frame is not completed")]
+    Frame,
+    /// No sign of life for as long as a [`Heartbeat`](crate::Heartbeat) allows.
+    #[error("not alive")]
+    NotAlive,
+    /// Nothing at all for `idle_deadline_ms`.
+    #[error("idle")]
+    Idle,
+}
+
 /// What is still done for a connection that ends, from most to least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ending {
@@ -86,9 +108,11 @@ pub(crate) enum Ending {
 impl CloseReason {
     pub(crate) fn ending(&self) -> Ending {
         match self {
-            Self::PeerClosed | Self::Protocol(_) | Self::NoRoute(_) | Self::Shutdown => {
-                Ending::Drain
-            }
+            Self::PeerClosed
+            | Self::Protocol(_)
+            | Self::NoRoute(_)
+            | Self::Shutdown
+            | Self::Silent(_) => Ending::Drain,
             Self::Stopped
             | Self::Removed
             | Self::Cleared

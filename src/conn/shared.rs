@@ -27,9 +27,21 @@ pub(crate) struct Limits {
     pub(crate) outbox_bytes: usize,
     pub(crate) write_deadline: Duration,
     pub(crate) drain_deadline: Duration,
+    pub(crate) patience: Patience,
     /// What becomes of a connection that sends a message without a route.
     pub(crate) close_unrouted: bool,
     pub(crate) counters: Arc<Counters>,
+}
+
+/// How long a peer may be silent; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Patience {
+    /// From its connection to its first whole message.
+    pub(crate) first_message: Option<Duration>,
+    /// From the beginning of a frame to its end.
+    pub(crate) frame: Option<Duration>,
+    /// Between two pieces of input.
+    pub(crate) idle: Option<Duration>,
 }
 
 impl Limits {

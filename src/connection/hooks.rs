@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::heartbeat::Heartbeat;
 use crate::conn::{CloseReason, Conn};
 use crate::event;
 use crate::unwind::contained;
@@ -14,6 +15,7 @@ type OnStop = Box<dyn Fn(&Conn, &CloseReason) + Send + Sync>;
 pub(crate) struct Hooks {
     pub(crate) on_start: Option<OnStart>,
     pub(crate) on_stop: Option<OnStop>,
+    pub(crate) heartbeat: Option<Heartbeat>,
 }
 
 impl Hooks {
@@ -40,6 +42,7 @@ impl fmt::Debug for Hooks {
         f.debug_struct("Hooks")
             .field("on_start", &self.on_start.is_some())
             .field("on_stop", &self.on_stop.is_some())
+            .field("heartbeat", &self.heartbeat)
             .finish()
     }
 }

@@ -64,6 +64,7 @@ impl Input {
         let conn = &link.conn;
         let window = &conn.shared().window;
         window.disarm();
+        link.pulse.stir();
         let progress = inbound::handing_out(|| self.hand_out(link, local, ending, turn, cx));
         self.give_back(conn);
         if progress == Progress::Done {
@@ -184,8 +185,12 @@ impl Input {
                 Err(error) => break CloseReason::Protocol(error),
             }
             match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
-                Poll::Pending => return Err(Progress::Waits),
-                Poll::Ready(Ok(1..)) => {}
+                Poll::Pending => {
+                    let completed = self.reader.take_completed();
+                    link.pulse.listen(local.now(), completed, self.reader.len() > 0);
+                    return Err(Progress::Waits);
+                }
+                Poll::Ready(Ok(1..)) => link.pulse.hear(local.now()),
                 Poll::Ready(Ok(0)) => match self.reader.len() {
                     0 => break CloseReason::PeerClosed,
                     have => break CloseReason::Protocol(FrameError::Truncated { have }),

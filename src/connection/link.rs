@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 
+use super::liveness::Pulse;
 use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
@@ -23,6 +24,7 @@ const FLUSH_FROM: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) conn: Conn,
+    pub(crate) pulse: Pulse,
     io: RefCell<Io>,
 }
 
@@ -38,7 +40,7 @@ struct Io {
 impl Link {
     pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
         let io = Io { transport: Some(transport), batch: Batch::default(), direct: false };
-        Self { conn, io: RefCell::new(io) }
+        Self { conn, pulse: Pulse::default(), io: RefCell::new(io) }
     }
 
     /// Reads once into `reader`; 0 bytes if the socket is closed.

@@ -1,6 +1,6 @@
 //! What the connections of one worker share, without a lock, because they share a thread.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub(crate) struct Local {
     pub(crate) read_pool: ReadPool,
     write_pool: RefCell<Vec<BytesMut>>,
     links: RefCell<Slab<Rc<Link>>>,
+    /// The time, in ticks of [`watch`](super::watch).
+    now: Cell<u32>,
 }
 
 impl Local {
@@ -43,7 +45,19 @@ impl Local {
         }
     }
 
+    #[inline]
+    pub(crate) fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    /// One more tick. Answers the time.
+    pub(crate) fn tick(&self) -> u32 {
+        self.now.set(self.now.get().wrapping_add(1));
+        self.now.get()
+    }
+
     pub(crate) fn add(&self, link: Rc<Link>) -> usize {
+        link.pulse.begin(self.now());
         self.links.borrow_mut().insert(link)
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Reader {
     next: usize,
     /// What came after them.
     buffer: BytesMut,
+    /// A frame was completed since this was asked.
+    completed: bool,
 }
 
 /// A frame in the read buffer.
@@ -75,10 +77,19 @@ impl Reader {
             self.forget_frames();
             match codec.whole_frames(&self.buffer)? {
                 0 => return Ok(None),
-                whole => self.frames = self.buffer.split_to(whole).freeze(),
+                whole => {
+                    self.frames = self.buffer.split_to(whole).freeze();
+                    self.completed = true;
+                }
             }
         }
         Ok(codec.frame_at(&self.frames, self.next).map(|(id, at)| Found { id, at }))
+    }
+
+    /// Whether a frame was completed since this was asked last.
+    #[inline]
+    pub(crate) fn take_completed(&mut self) -> bool {
+        std::mem::take(&mut self.completed)
     }
 
     /// The frames that were read last.

@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::conn::{CloseReason, Conn, Encoded};
+use crate::conn::{CloseReason, Conn, Encoded, Limits};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
-use crate::connection::{Connection, Hooks, Local};
+use crate::connection::{Connection, Hooks, Local, watch};
 use crate::event::{self, Counters};
 use crate::router::{Publish, Redeliver, RouterWorker};
 
@@ -124,13 +124,14 @@ struct Seat {
 
 impl Workers {
     /// Starts `n` threads. The caller has made sure that an actix system runs.
-    pub(crate) fn start(n: usize, hooks: &Arc<Hooks>, counters: &Arc<Counters>) -> Self {
+    pub(crate) fn start(n: usize, hooks: &Arc<Hooks>, limits: &Arc<Limits>) -> Self {
         let seat = |_| {
             let arbiter = Arbiter::new();
-            let (hooks, counters) = (Arc::clone(hooks), Arc::clone(counters));
-            let addr = Worker::start_in_arbiter(&arbiter.handle(), |_| {
-                let (local, fanout) = (Rc::new(Local::new(hooks)), Rc::default());
-                Worker { local, counters, fanout }
+            let (hooks, limits) = (Arc::clone(hooks), Arc::clone(limits));
+            let addr = Worker::start_in_arbiter(&arbiter.handle(), move |_| {
+                let local = Rc::new(Local::new(hooks));
+                watch(&local, &limits.patience);
+                Worker { local, counters: Arc::clone(&limits.counters), fanout: Rc::default() }
             });
             Seat { arbiter, addr, load: Arc::default() }
         };

@@ -174,6 +174,9 @@ fn g17_every_setting_can_be_changed_by_the_environment() {
         ("max_msg_chan_len", "6"),
         ("max_msg_chan_bytes", "7000"),
         ("write_deadline_ms", "8"),
+        ("first_message_deadline_ms", "11"),
+        ("frame_deadline_ms", "12"),
+        ("idle_deadline_ms", "13"),
         ("drain_deadline_ms", "9"),
         ("wire_format", "tlv-be"),
         ("unrouted", "close"),
@@ -254,7 +257,7 @@ fn g17_a_wrong_type_in_the_environment_is_an_error_that_names_the_variable() {
 
 /// Each key with values that its type allows and its check does not, and with those beside them
 /// that it does.
-const RANGES: [(&str, &[u64], &[u64]); 8] = [
+const RANGES: [(&str, &[u64], &[u64]); 11] = [
     ("max_conn", &[0], &[1]),
     ("max_packet_size", &[(1 << 30) + 1, u32::MAX as u64], &[0]),
     ("worker_pool_size", &[1025], &[0, 1024]),
@@ -262,6 +265,9 @@ const RANGES: [(&str, &[u64], &[u64]); 8] = [
     ("max_msg_chan_len", &[0], &[1]),
     ("max_msg_chan_bytes", &[0, 4096 + 7], &[4096 + 8]),
     ("write_deadline_ms", &[0, 86_400_001], &[1, 86_400_000]),
+    ("first_message_deadline_ms", &[86_400_001], &[0, 86_400_000]),
+    ("frame_deadline_ms", &[86_400_001], &[0, 86_400_000]),
+    ("idle_deadline_ms", &[86_400_001], &[0, 86_400_000]),
     ("drain_deadline_ms", &[86_400_001], &[0, 86_400_000]),
 ];
 

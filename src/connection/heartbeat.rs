@@ -1,0 +1,111 @@
+//! What a server sends to find out whether its peers are still there.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::conn::{CloseReason, Conn, Silence};
+use crate::event;
+use crate::frame::MsgId;
+use crate::unwind::contained;
+
+type Payload = Box<dyn Fn(&Conn) -> Bytes + Send + Sync>;
+type OnNotAlive = Box<dyn Fn(&Conn) + Send + Sync>;
+
+/// Frames that a server sends to each of its connections in regular intervals, and what it does
+/// about a peer that gives no sign of life: Zinx's `HeartBeatOption`.
+///
+/// Whatever a peer sends is a sign of life; it need not be an answer to the heartbeat. A peer is
+/// looked at when its next heartbeat is due: one that was silent for too long gets none, and is
+/// closed with [`CloseReason::Silent`]. Silence does not count while the server does not read, or
+/// has a message of the peer to answer.
+///
+/// ```
+/// use std::time::Duration;
+/// use zinxide::{Heartbeat, Server, Settings};
+///
+/// let server = Server::new(Settings::default())
+///     .heartbeat(Heartbeat::every(Duration::from_secs(5)).message(99, |_| "still there?"));
+/// ```
+#[must_use = "a heartbeat is given to a server"]
+pub struct Heartbeat {
+    pub(crate) interval: Duration,
+    pub(crate) alive_within: Duration,
+    pub(crate) id: MsgId,
+    payload: Payload,
+    on_not_alive: OnNotAlive,
+}
+
+impl Heartbeat {
+    /// The id of Zinx's heartbeats.
+    pub const DEFAULT_ID: MsgId = 99_999;
+
+    /// A heartbeat in this interval, at least 10 ms: with id [`DEFAULT_ID`](Self::DEFAULT_ID) and
+    /// without a payload, and for peers that may be silent for three intervals.
+    pub fn every(interval: Duration) -> Self {
+        let interval = interval.max(Duration::from_millis(10));
+        Self {
+            interval,
+            alive_within: interval * 3,
+            id: Self::DEFAULT_ID,
+            payload: Box::new(|_| Bytes::new()),
+            on_not_alive: Box::new(|conn| conn.close(CloseReason::Silent(Silence::NotAlive))),
+        }
+    }
+
+    /// What is sent: frames with this id, and a payload made for each.
+    ///
+    /// `make` runs on the connection's worker, so it must not block. If it panics, that heartbeat is
+    /// left out.
+    pub fn message<P: Into<Bytes>>(
+        mut self,
+        id: MsgId,
+        make: impl Fn(&Conn) -> P + Send + Sync + 'static,
+    ) -> Self {
+        self.id = id;
+        self.payload = Box::new(move |conn| make(conn).into());
+        self
+    }
+
+    /// How long a peer may be silent; three intervals by default.
+    pub fn alive_within(mut self, time: Duration) -> Self {
+        self.alive_within = time;
+        self
+    }
+
+    /// What is done about a peer that is silent for too long, instead of closing it. It is called
+    /// again in every interval until the peer says something or is closed.
+    ///
+    /// It runs on the connection's worker, so it must not block. A panic in it is logged.
+    pub fn on_remote_not_alive(mut self, f: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
+        self.on_not_alive = Box::new(f);
+        self
+    }
+
+    pub(super) fn beat(&self, conn: &Conn) {
+        match contained(|| (self.payload)(conn)) {
+            // An outbox that is full proves that the peer is not waited for in vain, and has a
+            // deadline of its own.
+            Some(payload) => drop(conn.send_buffered(self.id, payload)),
+            None => event::hook_panicked(conn, "the heartbeat's payload"),
+        }
+    }
+
+    pub(super) fn not_alive(&self, conn: &Conn) {
+        event::not_alive(conn);
+        if contained(|| (self.on_not_alive)(conn)).is_none() {
+            event::hook_panicked(conn, "on_remote_not_alive");
+        }
+    }
+}
+
+impl fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heartbeat")
+            .field("interval", &self.interval)
+            .field("alive_within", &self.alive_within)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! Which peers have been silent for too long, and whose heartbeat is due: a look at all connections
+//! of a worker in every tick, in place of a timer for each.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::heartbeat::Heartbeat;
+use super::local::Local;
+use crate::conn::{CloseReason, Patience, Silence};
+
+/// How many connections are looked at before the worker's other tasks get their turn.
+const RUN: usize = 256;
+
+/// A deadline has this many ticks, unless they would be too short or too long.
+const TICKS: u32 = 8;
+const SHORTEST_TICK: Duration = Duration::from_millis(5);
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+
+/// What a worker knows of a peer's silence. Times are ticks of the worker, which may wrap around.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    began: Cell<u32>,
+    /// When something came, or the server began to listen again.
+    heard: Cell<u32>,
+    /// When the frame that is not complete began.
+    frame_began: Cell<u32>,
+    in_frame: Cell<bool>,
+    /// A whole message has come.
+    spoke: Cell<bool>,
+    /// The connection waits for its socket, and not for a handler or for room: if nothing comes
+    /// now, it is the peer's doing.
+    listens: Cell<bool>,
+}
+
+impl Pulse {
+    pub(crate) fn begin(&self, now: u32) {
+        self.began.set(now);
+        self.heard.set(now);
+    }
+
+    /// Something came.
+    #[inline]
+    pub(crate) fn hear(&self, now: u32) {
+        self.heard.set(now);
+    }
+
+    /// There is nothing to read now. Since the last time a frame was `completed`, or not; and there
+    /// is `part` of one.
+    #[inline]
+    pub(crate) fn listen(&self, now: u32, completed: bool, part: bool) {
+        self.listens.set(true);
+        if completed {
+            self.spoke.set(true);
+            self.in_frame.set(false);
+        }
+        if !self.in_frame.replace(part) {
+            self.frame_began.set(now);
+        }
+    }
+
+    /// The connection has something to do.
+    #[inline]
+    pub(crate) fn stir(&self) {
+        self.listens.set(false);
+    }
+
+    fn verdict(&self, now: u32, limits: &InTicks, in_flight: bool) -> Option<Silence> {
+        if !self.listens.get() {
+            self.heard.set(now);
+            self.frame_began.set(now);
+            return None;
+        }
+        // Whoever waits for an answer need not speak.
+        if in_flight {
+            self.heard.set(now);
+        }
+        let over = |since: &Cell<u32>, limit: Option<u32>| {
+            limit.is_some_and(|limit| is_over(now, since, limit))
+        };
+        if self.in_frame.get() && over(&self.frame_began, limits.frame) {
+            Some(Silence::Frame)
+        } else if !self.spoke.get() && over(&self.began, limits.first_message) {
+            Some(Silence::FirstMessage)
+        } else if over(&self.heard, limits.idle) {
+            Some(Silence::Idle)
+        } else {
+            None
+        }
+    }
+}
+
+/// Ticks are counted when they begin, so that one more must have begun for `limit` to be over.
+fn is_over(now: u32, since: &Cell<u32>, limit: u32) -> bool {
+    now.wrapping_sub(since.get()) > limit
+}
+
+/// The time that peers have, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct InTicks {
+    first_message: Option<u32>,
+    frame: Option<u32>,
+    idle: Option<u32>,
+    /// The interval of heartbeats, and how long a peer may be silent under them.
+    heartbeat: Option<(u32, u32)>,
+}
+
+fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> Option<(Duration, InTicks)> {
+    let Patience { first_message, frame, idle } = *patience;
+    let interval = heartbeat.map(|heartbeat| heartbeat.interval);
+    let shortest = [first_message, frame, idle, interval].into_iter().flatten().min()?;
+    let tick = (shortest / TICKS).clamp(SHORTEST_TICK, LONGEST_TICK);
+    let ticks = |time: Duration| {
+        let ticks = time.as_nanos().div_ceil(tick.as_nanos());
+        u32::try_from(ticks).unwrap_or(u32::MAX)
+    };
+    let in_ticks = InTicks {
+        first_message: first_message.map(ticks),
+        frame: frame.map(ticks),
+        idle: idle.map(ticks),
+        heartbeat: heartbeat.map(|beat| (ticks(beat.interval), ticks(beat.alive_within))),
+    };
+    Some((tick, in_ticks))
+}
+
+/// Ends the connections of this thread whose peers are silent for longer than `patience`, and sends
+/// heartbeats, from now on and for as long as there is a `local`.
+pub(crate) fn watch(local: &Rc<Local>, patience: &Patience) {
+    let Some((tick, limits)) = in_ticks(patience, local.hooks.heartbeat.as_ref()) else { return };
+    let local = Rc::downgrade(local);
+    actix_rt::spawn(async move {
+        let mut clock = interval_at(Instant::now() + tick, tick);
+        // A thread that a handler blocked did not listen meanwhile.
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            clock.tick().await;
+            let Some(local) = local.upgrade() else { return };
+            look(&local, local.tick(), &limits).await;
+        }
+    });
+}
+
+async fn look(local: &Local, now: u32, limits: &InTicks) {
+    let mut from = Some(0);
+    while let Some(key) = from {
+        let (links, next) = local.some_links(key, RUN);
+        for link in links {
+            let conn = &link.conn;
+            let in_flight = conn.shared().window.in_flight() > 0;
+            if let Some(silence) = link.pulse.verdict(now, limits, in_flight) {
+                conn.close(CloseReason::Silent(silence));
+            } else if let Some(heartbeat) = &local.hooks.heartbeat
+                && let Some((interval, alive)) = limits.heartbeat
+                // Not all at once.
+                && now.wrapping_add(conn.id() as u32).is_multiple_of(interval)
+                && !conn.is_closed()
+            {
+                match is_over(now, &link.pulse.heard, alive) {
+                    true => heartbeat.not_alive(conn),
+                    false => heartbeat.beat(conn),
+                }
+            }
+        }
+        from = next;
+        if from.is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
