@@ -164,12 +164,12 @@ impl Process {
     pub(crate) fn test(name: &str) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("a test knows its file"));
         command.args(["--exact", name, "--ignored", "--nocapture"]).stdout(Stdio::null());
-        Self::run(command, &[("ZINXIDE_TEST_CHILD", "1")])
+        Self::run(command, &[("CHILD_OF_A_TEST", "1")])
     }
 
     /// Whether this process was started by [`test`](Self::test).
     pub(crate) fn is_child() -> bool {
-        std::env::var_os("ZINXIDE_TEST_CHILD").is_some()
+        std::env::var_os("CHILD_OF_A_TEST").is_some()
     }
 
     /// Runs it with at most `descriptors` files and sockets open.
