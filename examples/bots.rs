@@ -281,7 +281,7 @@ impl Report {
         let Self { bots, sent, answered, answers_per_s, ignored, latency_us, errors, .. } = self;
         let Latency { min, mean, p50, p90, p99, p99_9, max } = latency_us;
         println!(
-            "{bots} bots sent {sent} messages, {answered} answers measured, {answers_per_s:.0} a second"
+            "{bots} bots sent {sent} messages, {answered} answers measured (none while ramping up), {answers_per_s:.0} a second"
         );
         println!("other messages ignored: {ignored}");
         println!(

@@ -193,14 +193,8 @@ impl Server {
     /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
     /// actix system.
     pub async fn bind(self) -> Result<BoundServer, ServerError> {
-        let Self { settings, mut routes, hooks, signals } = self;
+        let Self { settings, routes, hooks, signals } = self;
         settings.validate()?;
-        if let Some(Heartbeat { id, .. }) = hooks.heartbeat
-            && routes.iter().all(|&(routed, _)| routed != id)
-        {
-            let answers = Route::function(async |_: Inbound| {});
-            routes.push((id, Box::new(|_| answers)));
-        }
         if System::try_current().is_none() {
             return Err(ServerError::NoSystem);
         }

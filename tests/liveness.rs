@@ -228,6 +228,17 @@ async fn what_is_done_about_a_peer_without_a_sign_of_life_can_be_chosen_and_may_
 }
 
 #[actix::test]
+async fn a_peer_is_asked_before_it_is_given_up_however_little_patience_there_is() {
+    let server = Server::new(settings()).heartbeat(heartbeat().alive_within(SECOND / 10));
+    let mut peer = Peer::of(server).await;
+    for _ in 0..10 {
+        peer.stream.read_exact(&mut [0; 10]).await.unwrap();
+        peer.stream.write_all(&BEAT).await.unwrap();
+    }
+    peer.lives();
+}
+
+#[actix::test]
 async fn a_heartbeat_that_panics_is_left_out() {
     let panics = Heartbeat::every(SECOND).message(7, |_| -> Vec<u8> { panic!("on purpose") });
     let mut peer =

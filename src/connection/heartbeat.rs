@@ -47,7 +47,7 @@ impl Heartbeat {
         let interval = interval.max(Duration::from_millis(10));
         Self {
             interval,
-            alive_within: interval * 3,
+            alive_within: interval.saturating_mul(3),
             id: Self::DEFAULT_ID,
             payload: Box::new(|_| Bytes::new()),
             on_not_alive: Box::new(|conn| conn.close(CloseReason::Silent(Silence::NotAlive))),
@@ -68,9 +68,10 @@ impl Heartbeat {
         self
     }
 
-    /// How long a peer may be silent; three intervals by default.
+    /// How long a peer may be silent; three intervals by default, and not less than one: a peer must
+    /// have the time to answer.
     pub fn alive_within(mut self, time: Duration) -> Self {
-        self.alive_within = time;
+        self.alive_within = time.max(self.interval);
         self
     }
 

@@ -205,6 +205,10 @@ impl Input {
     }
 
     fn unrouted(&mut self, id: MsgId, conn: &Conn, local: &Local) {
+        // An answer to a heartbeat has done its work by coming.
+        if local.hooks.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.id == id) {
+            return;
+        }
         event::unrouted(conn, id, !std::mem::replace(&mut self.told_unrouted, true));
         if conn.shared().limits.close_unrouted {
             conn.close(CloseReason::NoRoute(id));
