@@ -307,12 +307,10 @@ impl BoundServer {
             settings.workers(),
         );
 
-        let (connections, max_conn) = (handle.connections().clone(), settings.max_conn);
         let mut acceptor = Acceptor::new(
             listener,
             handle.local_addr(),
             handle.conn_manager().clone(),
-            move || max_conn.saturating_sub(connections.len()),
             &workers,
             limits,
         );

@@ -11,7 +11,6 @@ use std::time::Duration;
 use actix::Addr;
 use actix::dev::Request;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::worker::{Placement, Serve, Worker, Workers};
@@ -27,11 +26,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// ends lets one in, which ends one shortage and begins the next.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How many dials are admitted together at most: twice as many as the system keeps waiting.
-const TOGETHER: usize = 2 * super::BACKLOG as usize;
-
-/// How many of them there is no room for at most, which are accepted only to be refused.
-const TO_REFUSE: usize = 64;
+/// How many dials are admitted together at most.
+const TOGETHER: usize = 64;
 
 /// What to accept from; a trait so that tests can make it fail.
 pub(crate) trait Listen {
@@ -62,8 +58,6 @@ pub(crate) struct Acceptor<L> {
     addr: Arc<SocketAddr>,
     manager: Arc<Addr<ConnManager>>,
     placement: Placement,
-    /// How many more connections there may be.
-    room: Box<dyn Fn() -> usize>,
     limits: Arc<Limits>,
     next_id: ConnId,
 }
@@ -73,19 +67,12 @@ impl<L: Listen> Acceptor<L> {
         listener: L,
         addr: SocketAddr,
         manager: Addr<ConnManager>,
-        room: impl Fn() -> usize + 'static,
         workers: &Workers,
         limits: Arc<Limits>,
     ) -> Self {
-        Self {
-            listener,
-            addr: Arc::new(addr),
-            manager: Arc::new(manager),
-            room: Box::new(room),
-            placement: workers.placement(),
-            limits,
-            next_id: 1,
-        }
+        let placement = workers.placement();
+        let addr = Arc::new(addr);
+        Self { listener, addr, manager: Arc::new(manager), placement, limits, next_id: 1 }
     }
 
     /// Accepts until the listener is dead. Answers what killed it.
@@ -97,10 +84,8 @@ impl<L: Listen> Acceptor<L> {
         loop {
             let mut dials = Vec::new();
             let mut accepted = self.listener.accept().await;
-            // Those that wait already are accepted before any of them is served. Serving takes
-            // longer, and in a storm of dials the system's queue would overflow meanwhile, which costs
-            // those left out a second.
-            let together = (self.room)().saturating_add(TO_REFUSE).min(TOGETHER);
+            // Those that are there already are asked for together: in a storm of dials the manager
+            // and the workers are woken once for many, and the system's queue does not overflow.
             let failed = loop {
                 match accepted {
                     Ok((stream, peer)) => match self.ask(stream, peer) {
@@ -109,11 +94,10 @@ impl<L: Listen> Acceptor<L> {
                     },
                     Err(error) => break Some(error),
                 }
-                if dials.len() >= together {
+                if dials.len() >= TOGETHER {
                     break None;
                 }
-                // tokio's budget would end this too early; the number is bounded here.
-                match poll_once(unconstrained(self.listener.accept())).await {
+                match poll_once(self.listener.accept()).await {
                     Some(next) => accepted = next,
                     None => break None,
                 }
