@@ -94,13 +94,9 @@ impl FrameCodec {
     /// way to find the next frame.
     #[inline]
     pub fn next_frame(&self, src: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        let Some(header) = self.peek(src)? else { return Ok(None) };
-        let len = header.len as usize;
-        if src.len() < HEADER_LEN + len {
-            return Ok(None);
-        }
+        let Some(Header { id, len }) = self.whole_frame(src)? else { return Ok(None) };
         src.advance(HEADER_LEN);
-        Ok(Some(Frame { id: header.id, payload: src.split_to(len).freeze() }))
+        Ok(Some(Frame { id, payload: src.split_to(len as usize).freeze() }))
     }
 
     /// How long the whole frames at the front of `src` are, all together.
@@ -111,16 +107,11 @@ impl FrameCodec {
     pub(crate) fn whole_frames(&self, src: &[u8]) -> Result<usize, FrameError> {
         let mut end = 0;
         loop {
-            let header = match self.peek(&src[end..]) {
-                Ok(Some(header)) => header,
+            match self.whole_frame(&src[end..]) {
+                Ok(Some(header)) => end += HEADER_LEN + header.len as usize,
                 Err(error) if end == 0 => return Err(error),
                 Ok(None) | Err(_) => return Ok(end),
-            };
-            let frame_len = HEADER_LEN + header.len as usize;
-            if src.len() - end < frame_len {
-                return Ok(end);
             }
-            end += frame_len;
         }
     }
 
@@ -147,15 +138,16 @@ impl FrameCodec {
         Some(self.frame_at(src, 0)?.1.end)
     }
 
+    /// The header at the front of `src`, if its frame is there as a whole.
     #[inline]
-    fn peek(&self, src: &[u8]) -> Result<Option<Header>, FrameError> {
+    fn whole_frame(&self, src: &[u8]) -> Result<Option<Header>, FrameError> {
         let Some(bytes) = src.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = self.wire.parse(bytes);
         if header.len > self.max_payload {
             let (id, announced, max) = (header.id, header.len, self.max_payload);
             return Err(FrameError::TooLarge { id, announced, max });
         }
-        Ok(Some(header))
+        Ok((src.len() - HEADER_LEN >= header.len as usize).then_some(header))
     }
 }
 

@@ -85,13 +85,19 @@ impl<L: Listen> Acceptor<L> {
             let mut dials = Vec::new();
             let mut accepted = self.listener.accept().await;
             // Those that are there already are asked for together: in a storm of dials the manager
-            // and the workers are woken once for many, and the system's queue does not overflow.
+            // and the workers are woken once for many, and the system's queue overflows less easily.
             let failed = loop {
                 match accepted {
-                    Ok((stream, peer)) => match self.ask(stream, peer) {
-                        Ok(dial) => dials.extend(dial),
-                        Err(error) => return error,
-                    },
+                    Ok((stream, peer)) => {
+                        pause = None;
+                        if std::mem::take(&mut told) {
+                            event::accept_recovered();
+                        }
+                        match self.ask(stream, peer) {
+                            Ok(dial) => dials.extend(dial),
+                            Err(error) => return error,
+                        }
+                    }
                     Err(error) => break Some(error),
                 }
                 if dials.len() >= TOGETHER {
@@ -102,34 +108,26 @@ impl<L: Listen> Acceptor<L> {
                     None => break None,
                 }
             };
-            if !dials.is_empty() {
-                pause = None;
-                if std::mem::take(&mut told) {
-                    event::accept_recovered();
-                }
-            }
             for dial in dials {
                 if let Err(error) = self.admit(dial).await {
                     return error;
                 }
             }
-            match failed {
-                None => {}
-                Some(error) => match fault(&error) {
-                    Fault::Dial => event::accept_skipped(&counters, &error),
-                    Fault::Machine => {
-                        let tell = !told && last_told.is_none_or(|last| last.elapsed() >= QUIET);
-                        event::accept_failed(&counters, &error, tell);
-                        if tell {
-                            (told, last_told) = (true, Some(Instant::now()));
-                        }
-                        let this = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2);
-                        let this = this.min(LONGEST_PAUSE);
-                        pause = Some(this);
-                        tokio::time::sleep(this).await;
+            let Some(error) = failed else { continue };
+            match fault(&error) {
+                Fault::Dial => event::accept_skipped(&counters, &error),
+                Fault::Machine => {
+                    let tell = !told && last_told.is_none_or(|last| last.elapsed() >= QUIET);
+                    event::accept_failed(&counters, &error, tell);
+                    if tell {
+                        (told, last_told) = (true, Some(Instant::now()));
                     }
-                    Fault::Listener => return error,
-                },
+                    let this = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2);
+                    let this = this.min(LONGEST_PAUSE);
+                    pause = Some(this);
+                    tokio::time::sleep(this).await;
+                }
+                Fault::Listener => return error,
             }
         }
     }
