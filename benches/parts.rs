@@ -216,7 +216,7 @@ fn broadcast(c: &mut Criterion) {
                 for _ in 0..n {
                     let frame = Frame::new(2, &[0; 64][..]);
                     taken += timed(&system, async {
-                        manager.send(Broadcast(frame)).await.unwrap().unwrap();
+                        manager.send(Broadcast::new(frame)).await.unwrap().unwrap();
                     });
                     conns.iter().for_each(|conn| drop(accepted(conn)));
                 }

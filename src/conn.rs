@@ -1,6 +1,8 @@
 //! The handle to a connection, and what handle and connection share.
 
+mod budget;
 mod close;
+mod limits;
 mod outbox;
 mod properties;
 mod shared;
@@ -10,15 +12,19 @@ use std::any::Any;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::event;
+use crate::event::Event;
 use crate::frame::{Frame, MsgId};
+pub(crate) use budget::Budget;
 pub(crate) use close::Ending;
-pub use close::{CloseReason, Silence, Slow};
+pub use close::{CloseReason, Excess, Silence, Slow};
+pub(crate) use limits::{Limits, Patience, Rate, Rates};
+pub use limits::{OverRate, Overflow, Unsent};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};
-pub(crate) use shared::{Cut, Limits, Patience, Pushed, Shared, TurnEnd};
+pub(crate) use shared::{Pushed, Shared, TurnEnd};
 
 /// The id of a connection; never used twice in a server's life.
 pub type ConnId = u64;
@@ -57,12 +63,25 @@ pub enum SendError {
     /// The outbox has no room: `max_msg_chan_len` frames or `max_msg_chan_bytes` bytes are unsent.
     #[error("the outbox is full")]
     Full(Frame),
-    /// The connection is closed or about to be.
+    /// The connection is closed or about to be; by this very frame, if its policy says so.
     #[error("the connection is closed")]
     Closed(Frame),
     /// The frame alone exceeds `max_msg_chan_bytes`, so that there will never be room for it.
     #[error("the frame is larger than the outbox")]
     TooLarge(Frame),
+}
+
+/// What became of a frame that was sent with an [`Overflow`] policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the frame may have been dropped"]
+#[non_exhaustive]
+pub enum Sent {
+    /// It is accepted.
+    Accepted,
+    /// It is accepted in place of so many older ones, which are dropped.
+    InPlaceOf(usize),
+    /// It is dropped.
+    Dropped,
 }
 
 impl SendError {
@@ -112,13 +131,91 @@ impl Conn {
         self.shared.push_when_room(Frame::new(id, payload)).await
     }
 
-    /// Accepts a frame for sending if the outbox has room; never waits.
+    /// Accepts a frame for sending if the outbox has room; never waits. What becomes of it if there
+    /// is none says the setting `overflow`: by default, it is given back.
     ///
     /// # Errors
     ///
-    /// [`SendError`], with the frame in it.
+    /// [`SendError`], with the frame in it. Never [`SendError::Full`], if the setting is to drop.
     pub fn send_buffered(&self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
-        self.shared.push(Frame::new(id, payload))
+        self.send_with(id, payload, self.shared.limits.overflow).map(|_| ())
+    }
+
+    /// As [`send_buffered`](Self::send_buffered), with a policy of its own for the case that the
+    /// outbox has no room.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] and [`SendError::TooLarge`]; [`SendError::Full`] only with
+    /// [`Overflow::Refuse`].
+    pub fn send_with(
+        &self,
+        id: MsgId,
+        payload: impl Into<Bytes>,
+        overflow: Overflow,
+    ) -> Result<Sent, SendError> {
+        let mut frame = Frame::new(id, payload);
+        let pushed = if overflow == Overflow::DropOldest {
+            if !self.shared.limits.can_ever_send(&frame) {
+                return Err(SendError::TooLarge(frame));
+            }
+            let encoded = Encoded::new(&self.shared.limits.codec, &frame);
+            self.shared.push_encoded(&encoded, overflow)
+        } else {
+            match self.shared.push(frame) {
+                Ok(()) => return Ok(Sent::Accepted),
+                Err(SendError::Full(full)) => {
+                    frame = full;
+                    Pushed::Full
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.settle(pushed, overflow).ok_or_else(|| match overflow {
+            Overflow::Refuse => SendError::Full(frame),
+            _ => SendError::Closed(frame),
+        })
+    }
+
+    /// Does what the policy says about a frame that was pushed. `None` if the frame is to be given
+    /// back.
+    pub(crate) fn settle(&self, pushed: Pushed, overflow: Overflow) -> Option<Sent> {
+        match pushed {
+            Pushed::Accepted => Some(Sent::Accepted),
+            Pushed::Displaced(frames) => {
+                self.dropped(overflow, frames);
+                Some(Sent::InPlaceOf(frames))
+            }
+            Pushed::Closed => None,
+            Pushed::Full => match overflow {
+                Overflow::Refuse => None,
+                Overflow::Close => {
+                    self.close(CloseReason::SlowConsumer(Slow::OutboxFull));
+                    None
+                }
+                Overflow::DropOldest | Overflow::DropNewest => {
+                    self.dropped(Overflow::DropNewest, 1);
+                    Some(Sent::Dropped)
+                }
+            },
+        }
+    }
+
+    fn dropped(&self, overflow: Overflow, frames: usize) {
+        let first = self.shared.note_dropped();
+        self.emit(Event::FramesDropped { conn: self, overflow, frames, first });
+    }
+
+    /// What was accepted for sending and the system has not taken yet.
+    pub fn unsent(&self) -> Unsent {
+        self.shared.unsent()
+    }
+
+    /// How long the peer took to answer the last heartbeat that it answered: the time of the round
+    /// trip, and of whatever either side did before. `None` before that, and without a
+    /// [`Heartbeat`](crate::Heartbeat).
+    pub fn rtt(&self) -> Option<Duration> {
+        self.shared.rtt()
     }
 
     /// Closes the connection: no new frames are accepted from now on, those accepted are written
@@ -162,15 +259,20 @@ impl Conn {
     /// message, whose drop would else have told.
     pub(crate) fn handler_panicked(&self, id: MsgId) {
         if self.shared.close(CloseReason::HandlerPanicked(id)) {
-            event::handler_panicked(self);
+            self.emit(Event::HandlerPanicked { conn: self, message: id });
         }
     }
 
     /// Sends the one answer to a message, room or not.
     pub(crate) fn reply(&self, frame: Frame) {
         if let Err(refused) = self.shared.push_reply(frame) {
-            event::reply_dropped(self, &refused);
+            self.emit(Event::ReplyDropped { conn: self, why: &refused });
         }
+    }
+
+    /// Reports an event of this connection.
+    pub(crate) fn emit(&self, event: Event<'_>) {
+        self.shared.limits.events.emit(event);
     }
 
     /// Whether both are handles to one connection.

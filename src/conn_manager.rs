@@ -1,20 +1,30 @@
 //! The one owner of the connection table and of the limit.
 
+mod admission;
+mod messages;
 mod registration;
 mod table;
 
+use std::future::ready;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseFuture, WrapFuture,
+};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, Pushed, SendError, Slow};
-use crate::event;
-use crate::frame::Frame;
+use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, SendError, Slow};
+use crate::event::Event;
 use crate::settings::Settings;
 use crate::surely::handle_surely;
+pub use admission::AddError;
+pub(crate) use admission::Admission;
+pub use messages::{
+    Add, Broadcast, BroadcastReport, ClearConn, ConnNotFound, Get, Ids, Len, Remove, SetMaxConn,
+};
+pub(crate) use messages::{Drain, Fanout, Left, Shut, Vacancy};
 pub(crate) use registration::{Gone, Registration};
 pub use table::Connections;
 
@@ -25,109 +35,19 @@ pub use table::Connections;
 /// see [`Connections`].
 #[derive(Debug)]
 pub struct ConnManager {
-    max_conn: usize,
+    admission: Admission,
     limits: Arc<Limits>,
     /// Written here alone.
     connections: Connections,
     /// Who waits for a connection to be gone.
     waiting: FxHashMap<ConnId, Vec<Rc<Waiting>>>,
-    /// Everybody waits for the table to be empty: no more admissions.
+    /// Who waits for a place.
+    parked: Vec<oneshot::Sender<()>>,
+    /// No more admissions.
     draining: bool,
     /// The workers, each of which sends a broadcast to its own connections.
     workers: Vec<Recipient<Fanout>>,
 }
-
-/// Admits a connection to the table, unless the server is full. Answered with the number of
-/// connections, this one included.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "Result<usize, AddError>")]
-pub struct Add(pub Conn);
-
-/// Why a connection was not admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum AddError {
-    /// `max_conn` connections are there already.
-    #[error("the server is full: {max_conn} connections")]
-    Full {
-        /// The limit.
-        max_conn: usize,
-    },
-    /// The server is about to stop.
-    #[error("the server drains")]
-    Draining,
-    /// A connection with this id is there already.
-    #[error("connection {0} was added before")]
-    Duplicate(ConnId),
-    /// The connection ended before it was added.
-    #[error("connection {0} is closed already")]
-    Closed(ConnId),
-}
-
-/// There is no connection with this id (any more).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no connection {0}")]
-pub struct ConnNotFound(pub ConnId);
-
-/// Closes a connection and takes it out of the table. Answered when both are done.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<(), ConnNotFound>")]
-pub struct Remove(pub ConnId);
-
-/// Answers the connection with this id.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<Conn, ConnNotFound>")]
-pub struct Get(pub ConnId);
-
-/// Answers the number of connections.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "usize")]
-pub struct Len;
-
-/// Answers the ids of all connections, in no particular order.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Vec<ConnId>")]
-pub struct Ids;
-
-/// Closes all connections that are in the table now. Answered when each of them is closed and
-/// removed, with how many they were; connections that arrive meanwhile are not touched.
-///
-/// It may be awaited in a handler or hook of one of those connections: a connection whose handler
-/// is still at work 50 ms after its socket was closed is removed first, and its `on_conn_stop` runs
-/// when the handler is done. A peer that is in the middle of a talk has three seconds to close its
-/// side, so that it gets what it was sent.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "usize")]
-pub struct ClearConn;
-
-/// Sends a frame to all connections, encoded once. Answered when it is in every outbox, with what
-/// became of it; with [`SendError::TooLarge`] if there is no outbox that could ever take it.
-///
-/// A connection whose outbox has no room for it is closed as
-/// [`SlowConsumer`](CloseReason::SlowConsumer): it would miss a message without knowing.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "Result<BroadcastReport, SendError>")]
-pub struct Broadcast(pub Frame);
-
-/// What became of a [`Broadcast`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BroadcastReport {
-    /// Connections that accepted it.
-    pub accepted: usize,
-    /// Connections that had no room for it and are closed for that.
-    pub refused: usize,
-}
-
-/// A broadcast on its way to the connections of one worker.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "BroadcastReport")]
-pub(crate) struct Fanout(pub(crate) Encoded);
-
-/// Closes all connections and admits no more. Answered when none is left.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct Drain;
 
 /// Answers its sender when the last connection that holds it is gone.
 #[derive(Debug)]
@@ -142,44 +62,28 @@ impl Drop for Waiting {
     }
 }
 
-impl BroadcastReport {
-    pub(crate) fn add(&mut self, other: Self) {
-        self.accepted += other.accepted;
-        self.refused += other.refused;
-    }
-
-    /// Counts how the broadcast fared with one connection, and closes one that had no room for it.
-    pub(crate) fn count(&mut self, conn: &Conn, pushed: Pushed) {
-        match pushed {
-            Pushed::Accepted => self.accepted += 1,
-            Pushed::Closed => {}
-            Pushed::Refused => {
-                self.refused += 1;
-                conn.close(CloseReason::SlowConsumer(Slow::OutboxFull));
-            }
-        }
-    }
-}
-
 impl ConnManager {
     /// A manager on its own, without a server: for tests of what talks to one.
     ///
-    /// Of the settings it obeys `max_conn`, and the wire format for what it broadcasts.
+    /// Of the settings it obeys those that say who is admitted, and the wire format and the policy
+    /// for what it broadcasts.
     #[must_use = "a manager does nothing until it is started as an actor"]
     pub fn new(settings: &Settings) -> Self {
-        Self::with_workers(settings.max_conn, Arc::new(settings.limits(Arc::default())), Vec::new())
+        let limits = Arc::new(settings.limits(Arc::default()));
+        Self::with_workers(Admission::new(settings), limits, Vec::new())
     }
 
     pub(crate) fn with_workers(
-        max_conn: usize,
+        admission: Admission,
         limits: Arc<Limits>,
         workers: Vec<Recipient<Fanout>>,
     ) -> Self {
         Self {
-            max_conn,
+            admission,
             limits,
             connections: Connections::default(),
             waiting: FxHashMap::default(),
+            parked: Vec::new(),
             draining: false,
             workers,
         }
@@ -192,10 +96,17 @@ impl ConnManager {
 
     /// Closes `conns`; the answer comes when they are gone.
     fn end(&mut self, conns: Vec<Conn>, reason: &CloseReason) -> oneshot::Receiver<()> {
+        for conn in &conns {
+            conn.close(reason.clone());
+        }
+        self.left(conns)
+    }
+
+    /// The answer comes when `conns` are gone.
+    fn left(&mut self, conns: Vec<Conn>) -> oneshot::Receiver<()> {
         let (tx, rx) = oneshot::channel();
         let waiting = Rc::new(Waiting(Some(tx)));
         for conn in conns {
-            conn.close(reason.clone());
             if conn.shared().is_attached() {
                 self.waiting.entry(conn.id()).or_default().push(Rc::clone(&waiting));
             } else {
@@ -208,8 +119,44 @@ impl ConnManager {
 
     fn forget(&mut self, id: ConnId) {
         if let Some(conn) = self.connections.remove(id) {
-            event::removed(&conn, self.connections.len());
+            self.admission.leave(conn.peer_addr().ip());
+            let why = conn.shared().closing().unwrap_or(CloseReason::WorkerGone);
+            conn.emit(Event::Removed { id, why: &why, connected: self.connections.len() });
             self.waiting.remove(&id);
+            self.unpark();
+        }
+    }
+
+    /// Tells those who wait for a place if there is one, or will never be.
+    fn unpark(&mut self) {
+        if self.draining || self.admission.has_vacancy(self.connections.len()) {
+            self.parked.clear();
+        }
+    }
+
+    fn await_shortage(&self, ctx: &mut Context<Self>) {
+        let budget = Arc::clone(&self.limits.budget);
+        let exceeded = async move { budget.exceeded().await }.into_actor(self);
+        ctx.spawn(exceeded.map(|(), manager, ctx| {
+            manager.shed();
+            manager.await_shortage(ctx);
+        }));
+    }
+
+    /// Closes those of which most is unsent, until the others are within the budget.
+    fn shed(&mut self) {
+        let budget = &self.limits.budget;
+        let conns = self.connections.all().into_iter();
+        let mut stuck: Vec<_> =
+            conns.filter(|c| !c.is_closed()).map(|c| (c.shared().stuck(), c)).collect();
+        stuck.sort_unstable_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
+        let mut used: usize = stuck.iter().map(|&(bytes, _)| bytes).sum();
+        for (bytes, conn) in stuck {
+            if used <= budget.limit() {
+                return;
+            }
+            conn.close(CloseReason::SlowConsumer(Slow::OverBudget));
+            used -= bytes;
         }
     }
 }
@@ -220,31 +167,65 @@ impl Actor for ConnManager {
     fn started(&mut self, ctx: &mut Context<Self>) {
         // What waits for room in a mailbox is overtaken by what comes later.
         ctx.set_mailbox_capacity(0);
+        self.await_shortage(ctx);
     }
 }
 
-handle_surely!(ConnManager: Broadcast, ClearConn, Remove);
+handle_surely!(ConnManager: Broadcast, ClearConn, Remove, SetMaxConn);
 
 impl Handler<Add> for ConnManager {
     type Result = Result<usize, AddError>;
 
     fn handle(&mut self, Add(conn): Add, _: &mut Context<Self>) -> Self::Result {
-        let (id, max_conn) = (conn.id(), self.max_conn);
+        let (id, peer) = (conn.id(), conn.peer_addr().ip());
         if self.draining {
             return Err(AddError::Draining);
         }
-        if self.connections.len() >= max_conn {
-            return Err(AddError::Full { max_conn });
-        }
+        self.admission.check(peer, self.connections.len())?;
         if conn.is_closed() {
             return Err(AddError::Closed(id));
         }
         if !self.connections.insert(conn.clone()) {
             return Err(AddError::Duplicate(id));
         }
-        let len = self.connections.len();
-        event::added(&conn, len);
-        Ok(len)
+        self.admission.enter(peer);
+        let connected = self.connections.len();
+        conn.emit(Event::Admitted { conn: &conn, connected });
+        Ok(connected)
+    }
+}
+
+impl Handler<SetMaxConn> for ConnManager {
+    type Result = ResponseFuture<usize>;
+
+    fn handle(&mut self, SetMaxConn(to): SetMaxConn, _: &mut Context<Self>) -> Self::Result {
+        let from = std::mem::replace(&mut self.admission.max_conn, to);
+        self.limits.events.emit(Event::MaxConnChanged { from, to });
+        self.unpark();
+        Box::pin(ready(from))
+    }
+}
+
+impl Handler<Vacancy> for ConnManager {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Vacancy, _: &mut Context<Self>) -> Self::Result {
+        let (told, vacant) = oneshot::channel();
+        self.parked.push(told);
+        self.unpark();
+        Box::pin(async move {
+            // The drop of the other end is what tells.
+            let _ = vacant.await;
+        })
+    }
+}
+
+impl Handler<Shut> for ConnManager {
+    type Result = ();
+
+    fn handle(&mut self, _: Shut, _: &mut Context<Self>) {
+        self.draining = true;
+        self.unpark();
     }
 }
 
@@ -309,11 +290,23 @@ impl Handler<ClearConn> for ConnManager {
     }
 }
 
+impl Handler<Left> for ConnManager {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Left, _: &mut Context<Self>) -> Self::Result {
+        let left = self.left(self.connections.all());
+        Box::pin(async move {
+            let _ = left.await;
+        })
+    }
+}
+
 impl Handler<Drain> for ConnManager {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
         self.draining = true;
+        self.unpark();
         let gone = self.end(self.connections.all(), &CloseReason::Shutdown);
         Box::pin(async move {
             let _ = gone.await;
@@ -324,19 +317,23 @@ impl Handler<Drain> for ConnManager {
 impl Handler<Broadcast> for ConnManager {
     type Result = ResponseFuture<Result<BroadcastReport, SendError>>;
 
-    fn handle(&mut self, Broadcast(frame): Broadcast, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, broadcast: Broadcast, _: &mut Context<Self>) -> Self::Result {
+        let Broadcast { frame, overflow } = broadcast;
         if !self.limits.can_ever_send(&frame) {
             return Box::pin(async move { Err(SendError::TooLarge(frame)) });
         }
+        let overflow = overflow.unwrap_or(self.limits.broadcast_overflow);
         let encoded = Encoded::new(&self.limits.codec, &frame);
         let mut report = BroadcastReport::default();
         if self.workers.is_empty() {
             for conn in self.connections.all() {
-                report.count(&conn, conn.shared().push_encoded(&encoded));
+                let pushed = conn.shared().push_encoded(&encoded, overflow);
+                report.count(&conn, pushed, overflow);
             }
         }
-        let fanouts = self.workers.iter().map(|worker| worker.send(Fanout(encoded.clone())));
-        let fanouts: Vec<_> = fanouts.collect();
+        let fanout = Fanout { encoded, overflow };
+        let fanouts: Vec<_> =
+            self.workers.iter().map(|worker| worker.send(fanout.clone())).collect();
         Box::pin(async move {
             for fanout in fanouts {
                 // A worker that is gone has no connections.

@@ -7,6 +7,7 @@ mod input;
 mod link;
 mod liveness;
 mod local;
+mod meter;
 mod reader;
 
 use std::pin::Pin;
@@ -17,15 +18,16 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFuture, Addr, AsyncContext, Context, Handler, Message};
 use bytes::BytesMut;
 
-use crate::conn::{CloseReason, Conn, Ending, Slow, TurnEnd};
+use crate::conn::{CloseReason, Conn, Ending, Limits, Slow, TurnEnd};
 use crate::conn_manager::Registration;
-use crate::event;
+use crate::event::Event;
 use crate::transport::Transport;
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
 pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
+pub use hooks::Watermark;
 use input::{Input, Progress};
 pub(crate) use link::Link;
 pub(crate) use liveness::watch;
@@ -64,6 +66,8 @@ pub struct Connection {
     registration: Option<Registration>,
     /// `on_conn_start` has been called and `on_conn_stop` has not.
     started: bool,
+    /// The outbox was above its high watermark and has not been below the low one since.
+    high: bool,
 }
 
 impl Connection {
@@ -87,6 +91,7 @@ impl Connection {
             closed: false,
             registration: Some(registration),
             started: false,
+            high: false,
         }
         .start()
     }
@@ -115,6 +120,9 @@ impl Connection {
         if ending == Some(Ending::Cut) {
             self.close_socket();
         }
+        if ending == Some(Ending::Flush) && self.input.is_suspended() && self.handler_is_late() {
+            self.input.abandon();
+        }
         let input = self.input.run(link, &self.local, ending, turn, cx);
         let written = self.flush(link, ending, cx);
         match (ending, input) {
@@ -133,6 +141,7 @@ impl Connection {
                 return Step::Ended;
             }
             (_, Progress::Flush) => return Step::Again,
+            (_, Progress::Delayed(wait)) => self.deadlines.set(Due::Rate, wait),
             // Else the first place that is given back wakes the connection; if it is the outbox that
             // leaves none, the socket does.
             (_, Progress::Full) if shared.window.wait_below(shared.in_flight_limit(0)) => {
@@ -165,8 +174,16 @@ impl Connection {
         let mut progress = false;
         let flushed = link.poll_flush(&mut progress, cx);
         self.talking |= progress && ending.is_some();
+        if progress {
+            link.pulse.write(self.local.now());
+        }
         match flushed {
-            Poll::Ready(Ok(())) => self.deadlines.clear(Due::Write),
+            Poll::Ready(Ok(())) => {
+                self.deadlines.clear(Due::Write);
+                if self.high || link.conn.shared().stuck() > 0 {
+                    self.note_unsent();
+                }
+            }
             Poll::Ready(Err(error)) => {
                 link.conn.close(CloseReason::Io(error.kind()));
                 self.close_socket();
@@ -175,10 +192,32 @@ impl Connection {
                 if progress || !self.deadlines.is_set(Due::Write) {
                     self.deadlines.set(Due::Write, link.conn.shared().limits.write_deadline);
                 }
+                self.note_unsent();
                 return false;
             }
         }
         true
+    }
+
+    /// Sees how much the socket has left unwritten.
+    fn note_unsent(&mut self) {
+        let link = Rc::clone(&self.link);
+        let conn = &link.conn;
+        let (shared, unsent) = (conn.shared(), conn.unsent());
+        shared.set_stuck(unsent.bytes);
+        let Limits { high_watermark, low_watermark, .. } = *shared.limits;
+        let crossed =
+            if self.high { !unsent.exceeds(low_watermark) } else { unsent.exceeds(high_watermark) };
+        if crossed {
+            self.high = !self.high;
+            self.local
+                .hooks
+                .watermark(conn, if self.high { Watermark::High } else { Watermark::Low });
+        }
+    }
+
+    fn handler_is_late(&self) -> bool {
+        matches!(self.conn().shared().closing(), Some(CloseReason::HandlerLate(_)))
     }
 
     /// Tells the peer that nothing more comes, and waits until it has taken what came before.
@@ -222,6 +261,7 @@ impl Connection {
                     self.close_socket();
                 }
                 Due::Linger => self.close_socket(),
+                Due::Rate => {}
                 Due::Handlers => self.registration = None,
             }
             // The next step goes on from here.
@@ -252,8 +292,10 @@ impl Connection {
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }
-        let cut = self.link.close();
-        event::closed(self.conn(), &self.why(), cut, self.input.unhandled());
+        let unsent = self.link.close();
+        let (conn, why) = (&self.link.conn, self.why());
+        conn.shared().set_stuck(0);
+        conn.emit(Event::Closed { conn, why: &why, unsent, unhandled: self.input.unhandled() });
     }
 
     /// Ends the connection for the application and for the manager.

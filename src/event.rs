@@ -2,282 +2,328 @@
 //!
 //! | event | level | what an operator does about it |
 //! |---|---|---|
-//! | listening, draining, stopped, route added, route removed | info | |
-//! | connection added, removed | info | |
-//! | connection refused | warn | raise `max_conn`, or find out who dials |
+//! | listening, suspended, resumed, draining, route added or removed, `max_conn` changed | info | |
+//! | stopped | info; warn if something was cut | raise `drain_deadline_ms`, or find the handler that hangs |
+//! | connection admitted, removed | info | |
+//! | connection refused | warn | raise the limit it names, or find out who dials |
+//! | a dial waits for a place | info once, until one is free | raise `max_conn` |
 //! | accept failed | error once, then recovered: info | raise the descriptor limit |
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
-//! | connection closed | info; warn for a protocol error, a slow consumer, a handler's fault, frames cut | look at that client or handler |
+//! | connection closed | info; warn for what is not ordinary, and if frames were cut | look at that client or handler |
+//! | high watermark, low watermark | debug | |
+//! | frames dropped by an overflow policy | warn once a connection, and counted | |
+//! | a peer sends too much | warn once a connection, and counted | raise the rate, or look at that client |
 //! | hook panicked | error | find the panic above it in the log |
-//! | message without a route | warn once a connection | register the route, or find out who sends it |
+//! | message without a route | warn once a connection, and counted | register the route, or find out who sends it |
 //! | route function answered `Err` | warn | |
 //! | reply to a closed connection | debug | |
 //! | peer without a sign of life | debug; the closing that comes of it: warn | |
 //! | handler actor restarted | error | find the panic above it in the log |
-//! | worker stuck | warn | find the handler that blocks its thread |
-//! | drain cut short | warn | raise `drain_deadline_ms`, or find the handler that hangs |
+//! | message dropped while its handler actor was down | debug | |
+//! | worker blocked, recovered | error, info | find the handler that blocks its thread |
+//! | worker lost | error | find out who stopped its arbiter |
+//! | worker stuck at the end | warn | find the handler that blocks its thread |
 //!
-//! The log target is `zinxide`. A line that is off costs a comparison and formats nothing.
+//! The log target is `zinxide`. A line that is off costs a comparison and formats nothing. What is
+//! counted is in [`Stats`].
+
+mod stats;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use log::{debug, error, info, log, warn};
-use serde::Serialize;
+use log::{Level, error, log};
 
-use crate::conn::{CloseReason, Conn, Cut, SendError};
+use crate::conn::{CloseReason, Conn, ConnId, Excess, Overflow, SendError, Unsent};
+use crate::conn_manager::AddError;
 use crate::frame::MsgId;
+use crate::server::StopReport;
+use crate::unwind::contained;
+use stats::Counters;
+pub use stats::{Endings, Refusals, Stats};
 
 const TARGET: &str = "zinxide";
 
-macro_rules! counters {
-    (
-        $(#[$stats_doc:meta])* $Stats:ident, $Counters:ident {
-            $($(#[$doc:meta])* $name:ident,)*
-            $(; $(#[$inner_doc:meta])* $inner:ident: $InnerStats:ident, $InnerCounters:ident,)?
-        }
-    ) => {
-        $(#[$stats_doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-        #[non_exhaustive]
-        pub struct $Stats {
-            $($(#[$doc])* pub $name: u64,)*
-            $($(#[$inner_doc])* pub $inner: $InnerStats,)?
-        }
+/// Something that happened on a server: what [`Server::on_event`](crate::Server::on_event) is told.
+///
+/// Its `Display` is what the log says.
+#[derive(Debug)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "fields that say what they are, in variants that say the rest")]
+pub enum Event<'a> {
+    /// The server takes dials.
+    Listening { name: &'a str, addr: SocketAddr, max_conn: usize, workers: usize },
+    /// The server takes no more dials until it is resumed; its port is free.
+    Suspended { addr: SocketAddr },
+    /// The server takes dials again.
+    Resumed { addr: SocketAddr },
+    /// The server is about to stop.
+    Draining { name: &'a str, deadline: Duration },
+    /// The server has stopped.
+    Stopped { name: &'a str, report: &'a StopReport },
+    /// A worker does not end with its server, because a handler blocks its thread.
+    WorkerStuck { worker: usize },
+    /// A worker's thread has not come back from a handler for as long as `handler_deadline_ms`: most
+    /// likely, from the one of this message.
+    WorkerBlocked { worker: usize, message: MsgId, since: Duration },
+    /// A worker that was blocked goes on.
+    WorkerRecovered { worker: usize },
+    /// A worker ended before its server did, and its connections with it.
+    WorkerLost { worker: usize },
+    /// A message id has a route.
+    RouteAdded { id: MsgId, kind: &'a str },
+    /// A message id has no route any more.
+    RouteRemoved { id: MsgId },
+    /// The limit of connections is another.
+    MaxConnChanged { from: usize, to: usize },
+    /// A connection was admitted; so many are connected.
+    Admitted { conn: &'a Conn, connected: usize },
+    /// A connection has ended and is out of the table; so many are connected.
+    Removed { id: ConnId, why: &'a CloseReason, connected: usize },
+    /// A dial was not admitted.
+    Refused { peer: SocketAddr, why: &'a AddError },
+    /// A dial waits for a place, and all later ones with it.
+    Parked { peer: SocketAddr },
+    /// Accepting failed, and is tried again; `first` in a row.
+    AcceptFailed { error: &'a io::Error, first: bool },
+    /// Accepting works again.
+    AcceptRecovered,
+    /// A dial was gone before it was accepted.
+    DialGone { error: &'a io::Error },
+    /// `on_conn_start` is called.
+    StartHook { conn: &'a Conn },
+    /// `on_conn_stop` is called.
+    StopHook { conn: &'a Conn },
+    /// A hook panicked.
+    HookPanicked { conn: &'a Conn, hook: &'a str },
+    /// The handler of a message panicked.
+    HandlerPanicked { conn: &'a Conn, message: MsgId },
+    /// A route function answered with an error.
+    HandlerFailed { conn: &'a Conn, error: fmt::Arguments<'a> },
+    /// The handler actor of a message id ended, and is started again after a pause.
+    HandlerDied { message: MsgId, panicked: bool, pause: Duration },
+    /// A message was dropped in that pause.
+    DroppedWhileDown { message: MsgId },
+    /// A connection's socket is closed.
+    Closed { conn: &'a Conn, why: &'a CloseReason, unsent: Unsent, unhandled: usize },
+    /// The peer takes less than what is sent to it: this much is unsent.
+    HighWatermark { conn: &'a Conn, unsent: Unsent },
+    /// The peer has taken most of what was unsent.
+    LowWatermark { conn: &'a Conn },
+    /// Frames were dropped because the outbox was full; `first` for this connection.
+    FramesDropped { conn: &'a Conn, overflow: Overflow, frames: usize, first: bool },
+    /// An answer was dropped because the connection is closed.
+    ReplyDropped { conn: &'a Conn, why: &'a SendError },
+    /// The peer sends too much, and is not read for a while; `first` for this connection.
+    RateDelayed { conn: &'a Conn, excess: Excess, first: bool },
+    /// The peer sends too much, and this message was dropped; `first` for this connection.
+    RateDropped { conn: &'a Conn, excess: Excess, message: MsgId, first: bool },
+    /// The peer gives no sign of life.
+    NotAlive { conn: &'a Conn },
+    /// A message has no route; `first` for this connection.
+    Unrouted { conn: &'a Conn, message: MsgId, first: bool },
+}
 
-        /// The live counters behind them.
-        #[derive(Debug, Default)]
-        pub(crate) struct $Counters {
-            $($name: AtomicU64,)*
-            $($inner: $InnerCounters,)?
-        }
+impl Event<'_> {
+    /// The level at which it is logged; `None` if it is only counted.
+    pub fn level(&self) -> Option<Level> {
+        Some(match self {
+            Self::Listening { .. }
+            | Self::Suspended { .. }
+            | Self::Resumed { .. }
+            | Self::Draining { .. }
+            | Self::WorkerRecovered { .. }
+            | Self::RouteAdded { .. }
+            | Self::RouteRemoved { .. }
+            | Self::MaxConnChanged { .. }
+            | Self::Admitted { .. }
+            | Self::Removed { .. }
+            | Self::Parked { .. }
+            | Self::AcceptRecovered => Level::Info,
+            Self::Stopped { report, .. } if report.is_clean() => Level::Info,
+            Self::Closed { why, unsent, .. }
+                if is_ordinary(why) && *unsent == Unsent::default() =>
+            {
+                Level::Info
+            }
+            Self::Stopped { .. }
+            | Self::Closed { .. }
+            | Self::WorkerStuck { .. }
+            | Self::Refused { .. }
+            | Self::HandlerFailed { .. } => Level::Warn,
+            Self::FramesDropped { first, .. }
+            | Self::RateDelayed { first, .. }
+            | Self::RateDropped { first, .. }
+            | Self::Unrouted { first, .. } => return first.then_some(Level::Warn),
+            Self::AcceptFailed { first, .. } => return first.then_some(Level::Error),
+            Self::WorkerBlocked { .. }
+            | Self::WorkerLost { .. }
+            | Self::HookPanicked { .. }
+            | Self::HandlerDied { .. } => Level::Error,
+            Self::DialGone { .. }
+            | Self::StartHook { .. }
+            | Self::StopHook { .. }
+            | Self::HighWatermark { .. }
+            | Self::LowWatermark { .. }
+            | Self::ReplyDropped { .. }
+            | Self::DroppedWhileDown { .. }
+            | Self::NotAlive { .. } => Level::Debug,
+            // The closing of the connection, which comes of it, is what is logged: this comes while
+            // the thread unwinds, when a logger that panics would abort the process.
+            Self::HandlerPanicked { .. } => return None,
+        })
+    }
+}
 
-        impl $Counters {
-            pub(crate) fn snapshot(&self) -> $Stats {
-                $Stats {
-                    $($name: self.$name.load(Relaxed),)*
-                    $($inner: self.$inner.snapshot(),)?
-                }
+fn is_ordinary(why: &CloseReason) -> bool {
+    use CloseReason as R;
+    matches!(
+        why,
+        R::PeerClosed
+            | R::Shutdown
+            | R::Stopped
+            | R::Removed
+            | R::Cleared
+            | R::WriteIdle
+            | R::Io(_)
+    )
+}
+
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listening { name, addr, max_conn, workers } => {
+                write!(f, "{name} listens on {addr}, max_conn {max_conn}, {workers} workers")
+            }
+            Self::Suspended { addr } => write!(f, "suspended: {addr} is not listened on"),
+            Self::Resumed { addr } => write!(f, "resumed: {addr} is listened on"),
+            Self::Draining { name, deadline } => {
+                write!(f, "{name} drains, for at most {} ms", deadline.as_millis())
+            }
+            Self::Stopped { name, report } => write!(f, "{name} stopped: {report}"),
+            Self::WorkerStuck { worker } => {
+                write!(
+                    f,
+                    "worker {worker} does not end, a handler blocks its thread; it is left behind"
+                )
+            }
+            Self::WorkerBlocked { worker, message, since } => write!(
+                f,
+                "worker {worker} is blocked for {} ms, most likely by the handler of message {message}",
+                since.as_millis()
+            ),
+            Self::WorkerRecovered { worker } => write!(f, "worker {worker} goes on"),
+            Self::WorkerLost { worker } => write!(f, "worker {worker} ended before its server"),
+            Self::RouteAdded { id, kind } => write!(f, "route added for message {id}: {kind}"),
+            Self::RouteRemoved { id } => write!(f, "route removed for message {id}"),
+            Self::MaxConnChanged { from, to } => write!(f, "max_conn was {from} and is {to}"),
+            Self::Admitted { conn, connected } => write!(f, "{conn} added, {connected} connected"),
+            Self::Removed { id, connected, .. } => {
+                write!(f, "connection {id} removed, {connected} connected")
+            }
+            Self::Refused { peer, why } => write!(f, "connection from {peer} refused: {why}"),
+            Self::Parked { peer } => {
+                write!(f, "connection from {peer} waits for a place, and all that dial after it")
+            }
+            Self::AcceptFailed { error, .. } => {
+                write!(f, "accept failed: {error}; trying again until it works")
+            }
+            Self::AcceptRecovered => f.write_str("accept works again"),
+            Self::DialGone { error } => {
+                write!(f, "a connection was gone before it was accepted: {error}")
+            }
+            Self::StartHook { conn } => write!(f, "{conn}: on_conn_start is called"),
+            Self::StopHook { conn } => write!(f, "{conn}: on_conn_stop is called"),
+            Self::HookPanicked { conn, hook } => write!(f, "{conn}: {hook} panicked"),
+            Self::HandlerPanicked { conn, message } => {
+                write!(f, "{conn}: the handler of message {message} panicked")
+            }
+            Self::HandlerFailed { conn, error } => {
+                write!(f, "{conn}: a route function failed: {error}")
+            }
+            Self::HandlerDied { message, panicked, pause } => {
+                let how = if *panicked { "panicked" } else { "stopped" };
+                let ms = pause.as_millis();
+                write!(
+                    f,
+                    "the handler actor of message {message} {how}; it is started again in {ms} ms"
+                )
+            }
+            Self::DroppedWhileDown { message } => {
+                write!(f, "message {message} was dropped while its handler actor was down")
+            }
+            Self::Closed { conn, why, unsent: Unsent { frames: 0, .. }, unhandled: 0 } => {
+                write!(f, "{conn} closed: {why}")
+            }
+            Self::Closed { conn, why, unsent, unhandled } => {
+                write!(f, "{conn} closed: {why}; {unsent} unsent, {unhandled} bytes unhandled")
+            }
+            Self::HighWatermark { conn, unsent } => {
+                write!(f, "{conn} takes less than it is sent: {unsent} unsent")
+            }
+            Self::LowWatermark { conn } => write!(f, "{conn} has taken most of what it was sent"),
+            Self::FramesDropped { conn, overflow, .. } => {
+                let which = match overflow {
+                    Overflow::DropOldest => "older frames",
+                    _ => "frames",
+                };
+                write!(f, "{conn}: the outbox is full, {which} are dropped; told once a connection")
+            }
+            Self::ReplyDropped { conn, why } => write!(f, "{conn}: a reply was dropped, {why}"),
+            Self::RateDelayed { conn, excess, .. } => {
+                write!(f, "{conn} sends {excess}, its reading is held up; told once a connection")
+            }
+            Self::RateDropped { conn, excess, message, .. } => {
+                write!(
+                    f,
+                    "{conn} sends {excess}, message {message} was dropped; told once a connection"
+                )
+            }
+            Self::NotAlive { conn } => write!(f, "{conn} gives no sign of life"),
+            Self::Unrouted { conn, message, .. } => {
+                write!(f, "{conn}: no route for message {message}; told once a connection")
             }
         }
-    };
-}
-
-counters! {
-    /// What has happened on a server so far: see [`ServerHandle::stats`](crate::ServerHandle::stats).
-    Stats, Counters {
-        /// Connections admitted.
-        admitted,
-        /// Connections refused because the server was full or draining.
-        refused,
-        /// Connections that ended, of those admitted.
-        ended,
-        /// Frames accepted for sending that a connection's end left unsent.
-        frames_cut,
-        /// Answers to connections that were closed meanwhile.
-        replies_dropped,
-        /// Heartbeats that were not sent because the peer gave no sign of life.
-        not_alive,
-        /// Messages without a route.
-        unrouted,
-        /// Messages whose handler panicked, and hooks that did.
-        panics,
-        /// Handler actors that panicked or stopped, and were started again.
-        restarts,
-        /// Failed accepts.
-        accept_errors,
-        ;
-        /// Why they ended: adds up to `ended`.
-        endings: Endings, EndingCounters,
     }
 }
 
-counters! {
-    /// How many connections ended for which [`CloseReason`].
-    Endings, EndingCounters {
-        /// [`CloseReason::PeerClosed`].
-        peer_closed,
-        /// [`CloseReason::Protocol`].
-        protocol,
-        /// [`CloseReason::NoRoute`].
-        no_route,
-        /// [`CloseReason::Shutdown`].
-        shutdown,
-        /// [`CloseReason::Stopped`].
-        stopped,
-        /// [`CloseReason::Removed`].
-        removed,
-        /// [`CloseReason::Cleared`].
-        cleared,
-        /// [`CloseReason::HandlerPanicked`].
-        handler_panicked,
-        /// [`CloseReason::HookPanicked`].
-        hook_panicked,
-        /// [`CloseReason::HandlerGone`].
-        handler_gone,
-        /// [`CloseReason::SlowConsumer`].
-        slow_consumer,
-        /// [`CloseReason::Silent`].
-        silent,
-        /// [`CloseReason::Io`].
-        io,
-        /// [`CloseReason::WorkerGone`].
-        worker_gone,
-    }
+pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;
+
+/// Where a server's events go: to its counters, to the log, and to its observer.
+#[derive(Default)]
+pub(crate) struct Events {
+    counters: Counters,
+    observer: Option<Observer>,
 }
 
-impl EndingCounters {
-    fn of(&self, why: &CloseReason) -> &AtomicU64 {
-        match why {
-            CloseReason::PeerClosed => &self.peer_closed,
-            CloseReason::Protocol(_) => &self.protocol,
-            CloseReason::NoRoute(_) => &self.no_route,
-            CloseReason::Shutdown => &self.shutdown,
-            CloseReason::Stopped => &self.stopped,
-            CloseReason::Removed => &self.removed,
-            CloseReason::Cleared => &self.cleared,
-            CloseReason::HandlerPanicked(_) => &self.handler_panicked,
-            CloseReason::HookPanicked => &self.hook_panicked,
-            CloseReason::HandlerGone(_) => &self.handler_gone,
-            CloseReason::SlowConsumer(_) => &self.slow_consumer,
-            CloseReason::Silent(_) => &self.silent,
-            CloseReason::Io(_) => &self.io,
-            CloseReason::WorkerGone => &self.worker_gone,
+impl Events {
+    pub(crate) fn new(observer: Option<Observer>) -> Self {
+        Self { counters: Counters::default(), observer }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.counters.snapshot()
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "an event is made to be emitted")]
+    pub(crate) fn emit(&self, event: Event<'_>) {
+        self.counters.count(&event);
+        if let Some(level) = event.level() {
+            log!(target: TARGET, level, "{event}");
+        }
+        if let Some(observer) = &self.observer
+            && contained(|| observer(&event)).is_none()
+        {
+            error!(target: TARGET, "the observer of events panicked");
         }
     }
 }
 
-fn counters(conn: &Conn) -> &Counters {
-    &conn.shared().limits.counters
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
-}
-
-pub(crate) fn listening(name: &str, addr: SocketAddr, max_conn: usize, workers: usize) {
-    info!(target: TARGET, "{name} listens on {addr}, max_conn {max_conn}, {workers} workers");
-}
-
-pub(crate) fn route_added(id: MsgId, kind: &str) {
-    info!(target: TARGET, "route added for message {id}: {kind}");
-}
-
-pub(crate) fn route_removed(id: MsgId) {
-    info!(target: TARGET, "route removed for message {id}");
-}
-
-pub(crate) fn draining(name: &str, deadline: Duration) {
-    info!(target: TARGET, "{name} drains, for at most {} ms", deadline.as_millis());
-}
-
-pub(crate) fn stopped(name: &str, stats: &Stats) {
-    info!(target: TARGET, "{name} stopped: {} connections served, {} refused", stats.ended, stats.refused);
-}
-
-pub(crate) fn drain_cut_short(name: &str, left: usize) {
-    warn!(target: TARGET, "{name}: the drain deadline passed with {left} connections left");
-}
-
-pub(crate) fn worker_stuck(name: &str, index: usize) {
-    warn!(target: TARGET, "{name}: worker {index} does not end, a handler blocks its thread; it is left behind");
-}
-
-pub(crate) fn added(conn: &Conn, len: usize) {
-    count(&counters(conn).admitted);
-    info!(target: TARGET, "{conn} added, {len} connected");
-}
-
-pub(crate) fn removed(conn: &Conn, len: usize) {
-    let counters = counters(conn);
-    count(&counters.ended);
-    count(counters.endings.of(&conn.shared().closing().unwrap_or(CloseReason::WorkerGone)));
-    info!(target: TARGET, "connection {} removed, {len} connected", conn.id());
-}
-
-pub(crate) fn refused(counters: &Counters, peer: SocketAddr, why: &dyn fmt::Display) {
-    count(&counters.refused);
-    warn!(target: TARGET, "connection from {peer} refused: {why}");
-}
-
-pub(crate) fn accept_failed(counters: &Counters, error: &io::Error, first: bool) {
-    count(&counters.accept_errors);
-    if first {
-        error!(target: TARGET, "accept failed: {error}; trying again until it works");
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("stats", &self.stats()).finish_non_exhaustive()
     }
-}
-
-pub(crate) fn accept_recovered() {
-    info!(target: TARGET, "accept works again");
-}
-
-pub(crate) fn accept_skipped(counters: &Counters, error: &io::Error) {
-    count(&counters.accept_errors);
-    debug!(target: TARGET, "a connection was gone before it was accepted: {error}");
-}
-
-pub(crate) fn start_hook(conn: &Conn) {
-    debug!(target: TARGET, "{conn}: on_conn_start is called");
-}
-
-pub(crate) fn stop_hook(conn: &Conn) {
-    debug!(target: TARGET, "{conn}: on_conn_stop is called");
-}
-
-pub(crate) fn hook_panicked(conn: &Conn, hook: &str) {
-    count(&counters(conn).panics);
-    error!(target: TARGET, "{conn}: {hook} panicked");
-}
-
-/// The closing of the connection, which comes of it, is what is logged: this is called while the
-/// thread unwinds, when a logger that panics would abort the process.
-pub(crate) fn handler_panicked(conn: &Conn) {
-    count(&counters(conn).panics);
-}
-
-pub(crate) fn closed(conn: &Conn, why: &CloseReason, cut: Cut, unread: usize) {
-    use CloseReason as R;
-    counters(conn).frames_cut.fetch_add(cut.frames as u64, Relaxed);
-    let ordinary = matches!(
-        why,
-        R::PeerClosed | R::Shutdown | R::Stopped | R::Removed | R::Cleared | R::Io(_)
-    );
-    let level = if ordinary && cut == Cut::default() { log::Level::Info } else { log::Level::Warn };
-    if cut == Cut::default() && unread == 0 {
-        log!(target: TARGET, level, "{conn} closed: {why}");
-    } else {
-        let Cut { frames, bytes } = cut;
-        log!(target: TARGET, level, "{conn} closed: {why}; {frames} frames ({bytes} bytes) unsent, {unread} bytes unhandled");
-    }
-}
-
-pub(crate) fn not_alive(conn: &Conn) {
-    count(&counters(conn).not_alive);
-    debug!(target: TARGET, "{conn} gives no sign of life");
-}
-
-pub(crate) fn unrouted(conn: &Conn, id: MsgId, first: bool) {
-    count(&counters(conn).unrouted);
-    if first {
-        warn!(target: TARGET, "{conn}: no route for message {id}; told once a connection");
-    }
-}
-
-pub(crate) fn reply_dropped(conn: &Conn, why: &SendError) {
-    count(&counters(conn).replies_dropped);
-    debug!(target: TARGET, "{conn}: a reply was dropped, {why}");
-}
-
-pub(crate) fn handler_failed(conn: &Conn, error: &dyn fmt::Display) {
-    warn!(target: TARGET, "{conn}: a route function failed: {error}");
-}
-
-pub(crate) fn handler_died(counters: &Counters, id: MsgId, panicked: bool, pause: Duration) {
-    count(&counters.restarts);
-    let how = if panicked { "panicked" } else { "stopped" };
-    error!(target: TARGET, "the handler actor of message {id} {how}; it is started again in {} ms", pause.as_millis());
 }

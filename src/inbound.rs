@@ -12,10 +12,10 @@ use actix::{Message, Recipient};
 use bytes::{Buf, Bytes};
 
 use crate::conn::{CloseReason, Conn, SHARE_FROM, SendError};
-use crate::event;
+use crate::event::Event;
 use crate::frame::{Frame, MsgId};
 use stock::Body;
-pub(crate) use stock::{handing_out, release_buffers};
+pub(crate) use stock::{Latest, handing_out, release_buffers, tell_latest};
 
 /// A message from a peer, with the connection it came on.
 ///
@@ -173,7 +173,7 @@ impl Drop for Inbound {
         if body.by_mailbox.as_ref().is_some_and(unseen) || ABANDONED.get() {
             conn.close(CloseReason::HandlerGone(*id));
         } else if thread::panicking() {
-            event::handler_panicked(conn);
+            conn.emit(Event::HandlerPanicked { conn, message: *id });
             conn.close(CloseReason::HandlerPanicked(*id));
         }
         conn.shared().leave_window(1);

@@ -132,15 +132,19 @@ mod turn;
 mod unwind;
 
 pub use codec::{CodecError, FrameCodec, FrameError, WireFormat};
-pub use conn::{CloseReason, Conn, ConnId, SendError, Silence, Slow};
+pub use conn::{
+    CloseReason, Conn, ConnId, Excess, OverRate, Overflow, SendError, Sent, Silence, Slow, Unsent,
+};
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
-pub use connection::{Connection, Heartbeat, Stop};
-pub use event::{Endings, Stats};
+pub use connection::{Connection, Heartbeat, Stop, Watermark};
+pub use event::{Endings, Event, Refusals, Stats};
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
 pub use router::{IntoReply, Reply, Route, RouteError, Router};
-pub use server::{BoundServer, Server, ServerError, ServerHandle};
-pub use settings::{Settings, SettingsError, Unrouted};
+pub use server::{BoundServer, Server, ServerError, ServerHandle, StopReport};
+pub use settings::{
+    BadNetwork, Network, Settings, SettingsError, Unrouted, WhenFull, WhenWorkerLost, WhileDown,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
 
-use crate::event::{self, Counters};
+use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::surely::handle_surely;
@@ -23,7 +23,7 @@ use recipient::RecipientSource;
 pub(crate) use reply::{Answer, Replies};
 pub use reply::{IntoReply, Reply};
 pub(crate) use table::{
-    Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Table,
+    Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Surroundings, Table,
 };
 
 /// Where messages of one id go: what [`Register`] takes.
@@ -35,7 +35,8 @@ impl Route {
     /// never changes thread and the actor's state is the worker's.
     ///
     /// The actor is supervised: if it panics or stops, the factory makes another one after a pause
-    /// that grows from 10 ms to 10 s (100 ms, if it died with a message); messages wait meanwhile, within their connections' windows.
+    /// that grows from 10 ms to 10 s (100 ms, if it died with a message); messages wait
+    /// meanwhile, within their connections' windows, unless `while_handler_down` says otherwise.
     pub fn actor<A, F>(factory: F) -> Self
     where
         A: Actor<Context = Context<A>> + Handler<Inbound>,
@@ -142,18 +143,18 @@ pub struct Router {
     workers: Vec<RouterWorker>,
     /// The routes of this thread, for a router without workers.
     local: LocalTable,
-    counters: Arc<Counters>,
+    surroundings: Surroundings,
 }
 
 impl Router {
     /// A router without workers: it delivers what is dispatched to it.
     #[must_use = "a router does nothing until it is started as an actor"]
     pub fn new() -> Self {
-        Self::with_workers(Vec::new(), Arc::default())
+        Self::with_workers(Vec::new(), Surroundings::default())
     }
 
-    pub(crate) fn with_workers(workers: Vec<RouterWorker>, counters: Arc<Counters>) -> Self {
-        Self { table: Arc::default(), workers, local: LocalTable::default(), counters }
+    pub(crate) fn with_workers(workers: Vec<RouterWorker>, surroundings: Surroundings) -> Self {
+        Self { table: Arc::default(), workers, local: LocalTable::default(), surroundings }
     }
 
     /// Makes `table` the one that everybody routes by; done when everybody does.
@@ -162,7 +163,7 @@ impl Router {
         // What a route has captured may panic when it is dropped.
         let _ = contained(|| drop(old));
         if self.workers.is_empty() {
-            self.local.update(&self.table, &self.counters);
+            self.local.update(&self.table, &self.surroundings);
         }
         let news =
             self.workers.iter().map(|worker| worker.publish.send(Publish(self.table.clone())));
@@ -205,7 +206,7 @@ impl Handler<Register> for Router {
         if table.0.contains_key(&id) {
             return Box::pin(async move { Err(RouteError::Duplicate(id)) });
         }
-        event::route_added(id, route.kind());
+        self.surroundings.events.emit(Event::RouteAdded { id, kind: route.kind() });
         table.0.insert(id, route.0);
         let published = self.publish(table);
         Box::pin(async move {
@@ -223,7 +224,7 @@ impl Handler<Unregister> for Router {
         if table.0.remove(&id).is_none() {
             return Box::pin(async move { Err(RouteError::NoRoute(id)) });
         }
-        event::route_removed(id);
+        self.surroundings.events.emit(Event::RouteRemoved { id });
         let published = self.publish(table);
         Box::pin(async move {
             published.await;

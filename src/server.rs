@@ -1,39 +1,45 @@
 //! Builds a server out of its parts and runs it to its end.
 
 mod acceptor;
+mod bound;
+mod error;
+mod gate;
 mod handle;
+mod refusal;
+mod report;
 mod signals;
+mod tcp;
+mod watchdog;
 mod worker;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Recipient, System};
+use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, Limits};
-use crate::conn_manager::{ConnManager, Drain};
-use crate::connection::{Heartbeat, Hooks};
-use crate::event::{self, Counters};
-use crate::frame::MsgId;
+use crate::conn_manager::{AddError, Admission, ConnManager};
+use crate::connection::{Heartbeat, Hooks, Watermark};
+use crate::event::{Event, Events, Observer};
+use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
-use crate::router::{IntoReply, Register, Route, RouteError, Router};
-use crate::settings::{Settings, SettingsError};
-use acceptor::Acceptor;
-use handle::Phase;
+use crate::router::{IntoReply, Register, Route, Router, Surroundings};
+use crate::settings::Settings;
+pub use bound::BoundServer;
+use bound::StoppedOnDrop;
+pub use error::ServerError;
+pub(crate) use gate::Gate;
 pub use handle::ServerHandle;
-use signals::Signals;
+use refusal::Refusal;
+pub use report::StopReport;
 use worker::Workers;
 
 /// How many dials the system keeps while the acceptor is busy; the system may keep fewer.
 const BACKLOG: u32 = 4096;
-
-/// What the end of a connection may take beyond its drain deadline: its handler's grace.
-const DRAIN_SLACK: Duration = Duration::from_millis(100);
 
 /// A server to be: settings, routes and hooks.
 ///
@@ -43,51 +49,38 @@ pub struct Server {
     settings: Settings,
     routes: Vec<(MsgId, RouteMaker)>,
     hooks: Hooks,
+    observer: Option<Observer>,
+    costs: FxHashMap<MsgId, u32>,
+    refusal: Option<Refusal>,
+    notice: Option<Frame>,
     signals: bool,
 }
 
-/// Makes a route when the server that it may want a handle to is there.
-type RouteMaker = Box<dyn FnOnce(&ServerHandle) -> Route>;
-
-/// Why a server did not start, or ended otherwise than by a stop.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// The settings make no sense.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// Two routes have one id.
-    #[error(transparent)]
-    Route(#[from] RouteError),
-    /// No actix system runs on this thread.
-    #[error("no actix system runs on this thread; use #[actix::main]")]
-    NoSystem,
-    /// The address cannot be listened on.
-    #[error("cannot listen on {addr}: {source}")]
-    Bind {
-        /// Host and port of the settings.
-        addr: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The handlers for SIGINT and SIGTERM cannot be installed.
-    #[error("cannot listen for signals: {0}")]
-    Signals(#[source] io::Error),
-    /// The listener is dead.
-    #[error("the listener failed: {0}")]
-    Accept(#[source] io::Error),
-    /// A second signal ended the server before it was drained.
-    #[error("stopped at once by a second signal, {left} connections were left")]
-    Forced {
-        /// Connections that were there.
-        left: usize,
-    },
+/// What a server is made of, each in the form in which it is needed.
+pub(crate) struct Parts {
+    pub(crate) settings: Settings,
+    pub(crate) routes: Vec<(MsgId, RouteMaker)>,
+    pub(crate) hooks: Hooks,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) surroundings: Surroundings,
 }
+
+/// Makes a route when the server that it may want a handle to is there.
+pub(crate) type RouteMaker = Box<dyn FnOnce(&ServerHandle) -> Route>;
 
 impl Server {
     /// A server with these settings, without routes and hooks.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, routes: Vec::new(), hooks: Hooks::default(), signals: true }
+        Self {
+            settings,
+            routes: Vec::new(),
+            hooks: Hooks::default(),
+            observer: None,
+            costs: FxHashMap::default(),
+            refusal: None,
+            notice: None,
+            signals: true,
+        }
     }
 
     /// Messages with this id go to a handler actor, of which `factory` makes one on each worker:
@@ -169,6 +162,61 @@ impl Server {
         self
     }
 
+    /// Calls `hook` when the peer of a connection takes less than what is sent to it, and when it has
+    /// made up for that: see [`Watermark`].
+    ///
+    /// It runs on the connection's worker and holds it up, so it must not block. A panic in it is
+    /// logged.
+    pub fn on_watermark(mut self, hook: impl Fn(&Conn, Watermark) + Send + Sync + 'static) -> Self {
+        self.hooks.on_watermark = Some(Box::new(hook));
+        self
+    }
+
+    /// Tells `observer` of everything that happens, beside the log and the counters: for metrics, say.
+    ///
+    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. A
+    /// panic in it is logged.
+    pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Counts a message with this id as `cost` messages for the setting `rate_messages`; 0 for one
+    /// that is free. Every other message counts as one.
+    pub fn route_cost(mut self, id: MsgId, cost: u32) -> Self {
+        self.costs.insert(id, cost);
+        self
+    }
+
+    /// Sends a peer that is not admitted a frame that says why, if `frame` makes one. The socket is
+    /// closed when the peer has closed its side, or after a second.
+    ///
+    /// It runs on the thread that accepts, and holds it up, so it must not block. A panic in it leaves
+    /// the frame out.
+    ///
+    /// ```
+    /// use zinxide::{Frame, Server, Settings};
+    ///
+    /// let server = Server::new(Settings::default())
+    ///     .refusal(|why| Some(Frame::new(9, why.to_string())));
+    /// ```
+    pub fn refusal(
+        mut self,
+        frame: impl Fn(&AddError) -> Option<Frame> + Send + Sync + 'static,
+    ) -> Self {
+        self.refusal = Some(Refusal::new(Box::new(frame)));
+        self
+    }
+
+    /// Sends this frame to every connection when the server is about to stop. It reads on for
+    /// `notice_ms` then, for clients to say what they have to say.
+    ///
+    /// An outbox without room does not get it.
+    pub fn shutdown_notice(mut self, frame: impl Into<Frame>) -> Self {
+        self.notice = Some(frame.into());
+        self
+    }
+
     /// Sends heartbeats to every connection, and closes those whose peers give no sign of life.
     ///
     /// If the heartbeat's id has no route, what peers send back with it is taken without a word.
@@ -192,39 +240,56 @@ impl Server {
     ///
     /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
     /// actix system.
-    pub async fn bind(self) -> Result<BoundServer, ServerError> {
-        let Self { settings, routes, hooks, signals } = self;
-        settings.validate()?;
+    pub async fn bind(mut self) -> Result<BoundServer, ServerError> {
+        let Self { signals, .. } = self;
+        self.settings.validate()?;
         if System::try_current().is_none() {
             return Err(ServerError::NoSystem);
         }
-        let listener = listen(&settings).map_err(|source| ServerError::Bind {
+        let (refusal, notice) = (self.refusal.take(), self.notice.take());
+        let Parts { settings, routes, hooks, limits, surroundings } = self.into_parts();
+        let bind_error = |source| ServerError::Bind {
             addr: format!("{}:{}", settings.host, settings.tcp_port),
             source,
-        })?;
-        let bind_error = |source| ServerError::Bind { addr: settings.host.clone(), source };
+        };
+        let listener = settings.addr().and_then(listen).map_err(bind_error)?;
         let addr = listener.local_addr().map_err(bind_error)?;
 
-        let counters = Arc::new(Counters::default());
-        let limits = Arc::new(settings.limits(Arc::clone(&counters)));
-        let workers = Workers::start(settings.workers(), &Arc::new(hooks), &limits);
-        let manager =
-            ConnManager::with_workers(settings.max_conn, Arc::clone(&limits), workers.fanouts());
+        let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
+        let admission = Admission::new(&settings);
+        let manager = ConnManager::with_workers(admission, Arc::clone(&limits), workers.fanouts());
         let connections = manager.connections();
         let manager = manager.start();
-        let router = Router::with_workers(workers.for_router(), Arc::clone(&counters)).start();
-        let handle = ServerHandle::new(addr, manager, router, connections, counters);
+        let router = Router::with_workers(workers.for_router(), surroundings).start();
+        let (gate, knocks) = Gate::new();
+        let handle = ServerHandle::new(addr, manager, router, connections, &limits, gate);
         let told = StoppedOnDrop(handle.clone());
         for (id, make) in routes {
             let route = make(&handle);
             let registered = handle.router().send(Register { id, route }).await;
             registered.map_err(|_| ServerError::NoSystem)??;
         }
-        Ok(BoundServer { settings, listener, limits, workers, handle, signals, told })
+        Ok(BoundServer {
+            settings,
+            listener,
+            knocks,
+            limits,
+            workers,
+            handle,
+            refusal,
+            notice,
+            signals,
+            told,
+        })
     }
 
-    pub(crate) fn into_parts(self) -> (Settings, Vec<(MsgId, RouteMaker)>, Hooks) {
-        (self.settings, self.routes, self.hooks)
+    pub(crate) fn into_parts(self) -> Parts {
+        let Self { settings, routes, hooks, observer, costs, .. } = self;
+        let events = Arc::new(Events::new(observer));
+        let mut limits = settings.limits(Arc::clone(&events));
+        limits.rates.costs = costs;
+        let surroundings = Surroundings { events, while_down: settings.while_handler_down };
+        Parts { settings, routes, hooks, limits: Arc::new(limits), surroundings }
     }
 
     /// Binds and serves until a signal or [`ServerHandle::stop`].
@@ -232,7 +297,7 @@ impl Server {
     /// # Errors
     ///
     /// Those of [`bind`](Self::bind) and [`BoundServer::serve`].
-    pub async fn serve(self) -> Result<(), ServerError> {
+    pub async fn serve(self) -> Result<StopReport, ServerError> {
         self.bind().await?.serve().await
     }
 }
@@ -248,8 +313,7 @@ impl fmt::Debug for Server {
     }
 }
 
-fn listen(settings: &Settings) -> io::Result<TcpListener> {
-    let addr = settings.addr()?;
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // So that a restart need not wait for the connections of the run before. On Windows this
     // option means something else.
@@ -257,103 +321,6 @@ fn listen(settings: &Settings) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
-}
-
-/// A server that listens and does not accept yet.
-///
-/// Dropping it, or the future of its [`serve`](Self::serve), closes everything without a drain.
-#[must_use = "a server does nothing until it is served"]
-pub struct BoundServer {
-    settings: Settings,
-    listener: TcpListener,
-    limits: Arc<Limits>,
-    workers: Workers,
-    handle: ServerHandle,
-    signals: bool,
-    /// Last, so that the port is free when it tells.
-    told: StoppedOnDrop,
-}
-
-impl BoundServer {
-    /// The address it listens on.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.handle.local_addr()
-    }
-
-    /// A handle, to be kept when the server serves.
-    pub fn handle(&self) -> ServerHandle {
-        self.handle.clone()
-    }
-
-    /// Serves until a signal or [`ServerHandle::stop`], then drains: accepts no more, lets
-    /// handlers answer what was received, writes what was accepted, closes every connection, runs
-    /// the hooks, ends the workers. Connections have until the drain deadline (and 100 ms for what
-    /// handlers do last), a worker whose thread a handler blocks has a second; what was cut is
-    /// logged.
-    ///
-    /// # Errors
-    ///
-    /// [`ServerError::Accept`] if the listener dies (connections are drained all the same),
-    /// [`ServerError::Forced`] if a second signal comes, [`ServerError::Signals`].
-    pub async fn serve(self) -> Result<(), ServerError> {
-        // However this function ends, who waits for the stop is told: as the last thing, since it
-        // is bound first.
-        let Self { told: _told, settings, listener, limits, workers, handle, signals } = self;
-        let mut signals = Signals::new(signals).map_err(ServerError::Signals)?;
-        event::listening(
-            &settings.name,
-            handle.local_addr(),
-            settings.max_conn,
-            settings.workers(),
-        );
-
-        let mut acceptor = Acceptor::new(
-            listener,
-            handle.local_addr(),
-            handle.conn_manager().clone(),
-            &workers,
-            limits,
-        );
-        let accepted = tokio::select! {
-            error = acceptor.run() => Err(ServerError::Accept(error)),
-            () = handle.stop_requested() => Ok(()),
-            () = signals.next() => Ok(()),
-        };
-        // Closes the listener: the port is free from here on.
-        drop(acceptor);
-        handle.advance(Phase::Stopping);
-
-        let deadline = Duration::from_millis(settings.drain_deadline_ms);
-        event::draining(&settings.name, deadline);
-        let drain = async {
-            let drained = timeout(deadline + DRAIN_SLACK, handle.conn_manager().send(Drain)).await;
-            if !matches!(drained, Ok(Ok(()))) {
-                event::drain_cut_short(&settings.name, handle.connections().len());
-            }
-            workers.stop(&settings.name).await;
-        };
-        let drained = tokio::select! {
-            () = drain => Ok(()),
-            () = signals.next() => Err(ServerError::Forced { left: handle.connections().len() }),
-        };
-        event::stopped(&settings.name, &handle.stats());
-        accepted.and(drained)
-    }
-}
-
-/// Tells those who wait for the stop of a server, also of one that never served.
-struct StoppedOnDrop(ServerHandle);
-
-impl Drop for StoppedOnDrop {
-    fn drop(&mut self) {
-        self.0.advance(Phase::Stopped);
-    }
-}
-
-impl fmt::Debug for BoundServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundServer").field("handle", &self.handle).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

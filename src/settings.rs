@@ -1,6 +1,7 @@
 //! Settings: built-in defaults, then a file, then the environment.
 
 mod load;
+mod network;
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,12 +9,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{FrameCodec, HEADER_LEN, WireFormat};
-use crate::conn::{Limits, Patience};
-use crate::event::Counters;
+use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
+use crate::event::Events;
 pub use load::SettingsError;
+pub use network::{BadNetwork, Network};
 
 /// What a server is told to do. The names are Zinx's, in snake case.
 ///
@@ -32,8 +35,24 @@ pub struct Settings {
     pub host: String,
     /// The port to listen on; 0 lets the system choose.
     pub tcp_port: u16,
-    /// How many connections are admitted at most; at least 1.
+    /// How many connections are admitted at most; at least 1. It can be changed while the server
+    /// runs: [`ServerHandle::set_max_conn`](crate::ServerHandle::set_max_conn).
     pub max_conn: usize,
+    /// What becomes of a dial that finds no place.
+    pub when_full: WhenFull,
+    /// How many connections one address may have; 0 for no such limit.
+    pub max_conn_per_ip: usize,
+    /// How many bits of an IPv6 address count as one for `max_conn_per_ip`, since a single peer has
+    /// a whole network of them; from 1 to 128.
+    pub ipv6_prefix: u8,
+    /// How many places of `max_conn` are kept for peers in `reserved_for`.
+    pub reserved_conn: usize,
+    /// Networks whose peers may take the last places.
+    pub reserved_for: Vec<Network>,
+    /// Networks whose peers may connect; empty for all.
+    pub allow: Vec<Network>,
+    /// Networks whose peers may not, even if `allow` has them.
+    pub deny: Vec<Network>,
     /// The largest payload that is accepted from a peer, in bytes.
     pub max_packet_size: u32,
     /// How many workers (threads) serve connections; 0 for one a core, at most 1024.
@@ -46,6 +65,20 @@ pub struct Settings {
     /// A connection's outbox, in bytes, headers included. There must be room for a payload of
     /// `max_packet_size` bytes and its header.
     pub max_msg_chan_bytes: usize,
+    /// What becomes of a frame for which an outbox has no room, if its sender does not say. Answers
+    /// to messages are always accepted.
+    pub overflow: Overflow,
+    /// The same for broadcasts.
+    pub broadcast_overflow: Overflow,
+    /// An outbox that the socket does not empty and that is fuller than this, in percent of its
+    /// frames or bytes, is above its high watermark; up to 100.
+    pub high_watermark_percent: u8,
+    /// An outbox that was above its high watermark is below the low one when it is not fuller than
+    /// this, in percent of its frames and bytes; at most the high one.
+    pub low_watermark_percent: u8,
+    /// How many bytes may be unsent because peers do not take them, all connections together; 0 for
+    /// no such bound. Beyond it those are closed for whom most is unsent, until it holds.
+    pub max_unsent_bytes: usize,
     /// A peer that takes nothing of what is to be written for this long is closed, in
     /// milliseconds; at least 1.
     pub write_deadline_ms: u64,
@@ -60,6 +93,37 @@ pub struct Settings {
     /// A peer that sends nothing for this long is closed, in milliseconds; 0 for no such deadline.
     /// Time does not count while the server does not read, or has a message of the peer to answer.
     pub idle_deadline_ms: u64,
+    /// A connection to which nothing was written for this long is closed, in milliseconds; 0 for no
+    /// such deadline. Kept as the three above.
+    pub write_idle_deadline_ms: u64,
+    /// A connection of whose messages some are with handlers, and none was done for this long, is
+    /// closed, in milliseconds; 0 for no such deadline. Kept as those above. A handler that blocks
+    /// its thread for that long cannot be ended; it is reported.
+    pub handler_deadline_ms: u64,
+    /// What becomes of messages whose handler actor died and is about to be started again.
+    pub while_handler_down: WhileDown,
+    /// How many messages a peer may send a second, in the long run; 0 for any number. Routes may
+    /// count for more: [`Server::route_cost`](crate::Server::route_cost).
+    pub rate_messages: u32,
+    /// How many bytes a peer may send a second, in the long run, headers included; 0 for any number.
+    pub rate_bytes: u32,
+    /// How much a peer may send at once: what the rates allow in this time, in milliseconds; at least
+    /// 1.
+    pub rate_burst_ms: u64,
+    /// What becomes of a message with which a peer has sent too much.
+    pub over_rate: OverRate,
+    /// After this time of silence the system asks whether the peer is still there (TCP keep-alive), in
+    /// milliseconds; 0 for never. Three more times, a third of it apart, then the connection is
+    /// closed. The system counts in whole seconds.
+    pub tcp_keepalive_ms: u64,
+    /// After this time without an acknowledgement of what was sent the system closes the connection
+    /// (`TCP_USER_TIMEOUT`), in milliseconds; 0 for what the system does by itself. On Linux only.
+    pub tcp_user_timeout_ms: u32,
+    /// What a server does when one of its workers ends before it does.
+    pub when_worker_lost: WhenWorkerLost,
+    /// How long a stopping server reads on after it has told its clients, in milliseconds: see
+    /// [`Server::shutdown_notice`](crate::Server::shutdown_notice).
+    pub notice_ms: u64,
     /// How long an ending connection, and a stopping server, have to finish what they have, in
     /// milliseconds.
     pub drain_deadline_ms: u64,
@@ -82,6 +146,48 @@ pub enum Unrouted {
     Close,
 }
 
+/// What becomes of a dial for which the server has no place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is closed at once, perhaps after a frame that says why:
+    /// [`Server::refusal`](crate::Server::refusal).
+    #[default]
+    Refuse,
+    /// It waits, and all later ones with it in the system's queue, until there is a place.
+    Wait,
+}
+
+/// What becomes of messages whose handler actor died and is about to be started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WhileDown {
+    /// They wait for the new actor.
+    #[default]
+    Wait,
+    /// They are dropped and counted.
+    Drop,
+    /// Their connections are closed with
+    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone).
+    Close,
+}
+
+/// What a server does when a worker ends before it does. The connections of that worker end with
+/// [`CloseReason::WorkerGone`](crate::CloseReason::WorkerGone) either way, and a server without
+/// workers stops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WhenWorkerLost {
+    /// It goes on with the others.
+    #[default]
+    GoOn,
+    /// It drains and ends with [`ServerError::WorkerLost`](crate::ServerError::WorkerLost).
+    Stop,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -89,15 +195,38 @@ impl Default for Settings {
             host: "127.0.0.1".to_owned(),
             tcp_port: 7777,
             max_conn: 12_000,
+            when_full: WhenFull::Refuse,
+            max_conn_per_ip: 0,
+            ipv6_prefix: 64,
+            reserved_conn: 0,
+            reserved_for: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
             max_packet_size: 4096,
             worker_pool_size: 0,
             max_worker_task_len: 256,
             max_msg_chan_len: 1024,
             max_msg_chan_bytes: 1024 * 1024,
+            overflow: Overflow::Refuse,
+            broadcast_overflow: Overflow::Close,
+            high_watermark_percent: 75,
+            low_watermark_percent: 25,
+            max_unsent_bytes: 0,
             write_deadline_ms: 10_000,
             first_message_deadline_ms: 0,
             frame_deadline_ms: 30_000,
             idle_deadline_ms: 0,
+            write_idle_deadline_ms: 0,
+            handler_deadline_ms: 0,
+            while_handler_down: WhileDown::Wait,
+            rate_messages: 0,
+            rate_bytes: 0,
+            rate_burst_ms: 1000,
+            over_rate: OverRate::Delay,
+            tcp_keepalive_ms: 0,
+            tcp_user_timeout_ms: 0,
+            when_worker_lost: WhenWorkerLost::GoOn,
+            notice_ms: 0,
             drain_deadline_ms: 5_000,
             wire_format: WireFormat::LtvLe,
             unrouted: Unrouted::Ignore,
@@ -113,7 +242,7 @@ impl Settings {
     /// [`SettingsError::OutOfRange`], which names the key.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let largest = self.max_packet_size as usize + HEADER_LEN;
-        let checks: [(&'static str, bool, String); 7] = [
+        let checks: [(&'static str, bool, String); 13] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -141,11 +270,43 @@ impl Settings {
                 (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms),
                 format!("must be from 1 to {MAX_DEADLINE_MS}"),
             ),
+            (
+                "rate_burst_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.rate_burst_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
+            (
+                "high_watermark_percent",
+                self.high_watermark_percent <= 100,
+                "must be at most 100".into(),
+            ),
+            (
+                "low_watermark_percent",
+                self.low_watermark_percent <= self.high_watermark_percent,
+                format!("must be at most high_watermark_percent: {}", self.high_watermark_percent),
+            ),
+            ("ipv6_prefix", (1..=128).contains(&self.ipv6_prefix), "must be from 1 to 128".into()),
+            (
+                "reserved_conn",
+                self.reserved_conn < self.max_conn,
+                format!("must be less than max_conn: {}", self.max_conn),
+            ),
+            (
+                "when_full",
+                self.when_full == WhenFull::Refuse || self.reserved_conn == 0,
+                "must be refuse if places are reserved: a dial that waits holds the others up"
+                    .into(),
+            ),
         ];
         let deadlines = [
             ("first_message_deadline_ms", self.first_message_deadline_ms),
             ("frame_deadline_ms", self.frame_deadline_ms),
             ("idle_deadline_ms", self.idle_deadline_ms),
+            ("write_idle_deadline_ms", self.write_idle_deadline_ms),
+            ("handler_deadline_ms", self.handler_deadline_ms),
+            ("tcp_keepalive_ms", self.tcp_keepalive_ms),
+            ("tcp_user_timeout_ms", u64::from(self.tcp_user_timeout_ms)),
+            ("notice_ms", self.notice_ms),
             ("drain_deadline_ms", self.drain_deadline_ms),
         ];
         let must = format!("must be at most {MAX_DEADLINE_MS}");
@@ -170,23 +331,52 @@ impl Settings {
         }
     }
 
-    pub(crate) fn limits(&self, counters: Arc<Counters>) -> Limits {
+    pub(crate) fn limits(&self, events: Arc<Events>) -> Limits {
+        let of_outbox = |percent: u8| Unsent {
+            frames: percent_of(self.max_msg_chan_len, percent),
+            bytes: percent_of(self.max_msg_chan_bytes, percent),
+        };
+        let rate = |per_second: u32| {
+            let burst = f64::from(per_second) * self.rate_burst_ms as f64 / 1000.0;
+            (per_second > 0).then(|| Rate { per_second: per_second.into(), burst })
+        };
         Limits {
             codec: FrameCodec::new(self.wire_format, self.max_packet_size),
             window: self.max_worker_task_len,
             outbox_frames: self.max_msg_chan_len,
             outbox_bytes: self.max_msg_chan_bytes,
+            overflow: self.overflow,
+            broadcast_overflow: self.broadcast_overflow,
+            high_watermark: of_outbox(self.high_watermark_percent),
+            low_watermark: of_outbox(self.low_watermark_percent),
+            budget: Arc::new(Budget::new(match self.max_unsent_bytes {
+                0 => usize::MAX,
+                bytes => bytes,
+            })),
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),
             patience: Patience {
                 first_message: unless_0(self.first_message_deadline_ms),
                 frame: unless_0(self.frame_deadline_ms),
                 idle: unless_0(self.idle_deadline_ms),
+                write_idle: unless_0(self.write_idle_deadline_ms),
+                handler: unless_0(self.handler_deadline_ms),
+            },
+            rates: Rates {
+                messages: rate(self.rate_messages),
+                bytes: rate(self.rate_bytes),
+                over: self.over_rate,
+                costs: FxHashMap::default(),
             },
             close_unrouted: self.unrouted == Unrouted::Close,
-            counters,
+            events,
         }
     }
+}
+
+/// Without overflow, whatever `n` is.
+fn percent_of(n: usize, percent: u8) -> usize {
+    n / 100 * usize::from(percent) + n % 100 * usize::from(percent) / 100
 }
 
 fn unless_0(ms: u64) -> Option<Duration> {

@@ -38,11 +38,10 @@ use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, ConnManager, Registration};
 use crate::connection::{Connection, Local, watch};
-use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
-use crate::server::{Server, ServerError, ServerHandle};
+use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
 
 /// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only
@@ -102,19 +101,23 @@ impl TestConnection {
         server: Server,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
-        let (settings, routes, hooks) = server.into_parts();
+        let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let manager = ConnManager::new(&settings);
         let local = Rc::new(Local::new(Arc::new(hooks)));
-        let counters = Arc::<Counters>::default();
         let connections = manager.connections();
         let manager = manager.start();
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let router = Router::new().start();
-        let handle =
-            ServerHandle::new(nowhere, manager.clone(), router, connections, Arc::clone(&counters));
+        let handle = ServerHandle::new(
+            nowhere,
+            manager.clone(),
+            router,
+            connections,
+            &limits,
+            Gate::new().0,
+        );
         let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
-        local.routes.update(&Table(routes.collect()), &counters);
-        let limits = Arc::new(settings.limits(counters));
+        local.routes.update(&Table(routes.collect()), &surroundings);
         watch(&local, &limits.patience);
         let conn = Conn::new(1, nowhere, Arc::new(nowhere), limits);
         let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
@@ -129,7 +132,7 @@ impl TestConnection {
 #[derive(Debug)]
 pub struct TestServer {
     handle: ServerHandle,
-    served: JoinHandle<Result<(), ServerError>>,
+    served: JoinHandle<Result<StopReport, ServerError>>,
 }
 
 impl TestServer {
@@ -154,13 +157,13 @@ impl TestServer {
     }
 
     /// Drains and stops it. Answers what it ended with.
-    pub async fn stop(self) -> Result<(), ServerError> {
+    pub async fn stop(self) -> Result<StopReport, ServerError> {
         within(self.handle.stop()).await;
         self.ended().await
     }
 
     /// What it ends with.
-    pub async fn ended(self) -> Result<(), ServerError> {
+    pub async fn ended(self) -> Result<StopReport, ServerError> {
         match within(self.served).await {
             Ok(ended) => ended,
             Err(panic) => panic!("the server panicked: {panic}"),

@@ -65,7 +65,7 @@ async fn g2_a_full_manager_refuses_and_names_the_limit() {
     let (manager, connections, _conns) = with(2, &settings).await;
     let late = conn(3, &settings);
     let refused = add(&manager, &late).await;
-    assert_eq!(refused, Err(AddError::Full { max_conn: 2 }));
+    assert_eq!(refused, Err(AddError::Full { max_conn: 2, reserved: 0 }));
     assert_eq!(refused.unwrap_err().to_string(), "the server is full: 2 connections");
     assert_eq!((len(&manager).await, connections.len()), (2, 2));
     assert!(!late.is_closed(), "a refused connection is its owner's to close");
@@ -179,8 +179,8 @@ async fn a_broadcast_reaches_every_connection_in_order() {
     let (manager, _connections, conns) = with(3, &settings()).await;
     let news = [Frame::new(1, "first"), Frame::new(2, ""), Frame::new(3, vec![9; 10_000])];
     for frame in &news {
-        let report = manager.send(Broadcast(frame.clone())).await.unwrap().unwrap();
-        assert_eq!((report.accepted, report.refused), (3, 0));
+        let report = manager.send(Broadcast::new(frame.clone())).await.unwrap().unwrap();
+        assert_eq!((report.accepted, report.closed), (3, 0));
     }
     for conn in &conns {
         assert_eq!(accepted(conn), news);
@@ -192,7 +192,7 @@ async fn a_broadcast_speaks_the_wire_format_of_the_settings() {
     let mut settings = settings();
     settings.wire_format = WireFormat::TlvBe;
     let (manager, _connections, conns) = with(1, &settings).await;
-    manager.send(Broadcast(Frame::new(1, "news"))).await.unwrap().unwrap();
+    manager.send(Broadcast::new(Frame::new(1, "news"))).await.unwrap().unwrap();
     // Read back as the connection's format, which is the same.
     assert_eq!(accepted(&conns[0]), [Frame::new(1, "news")]);
 }
@@ -200,16 +200,16 @@ async fn a_broadcast_speaks_the_wire_format_of_the_settings() {
 #[actix::test]
 async fn a_broadcast_to_nobody_is_accepted_by_nobody() {
     let (manager, _) = start(&settings());
-    let report = manager.send(Broadcast(Frame::new(1, "news"))).await.unwrap().unwrap();
-    assert_eq!((report.accepted, report.refused), (0, 0));
+    let report = manager.send(Broadcast::new(Frame::new(1, "news"))).await.unwrap().unwrap();
+    assert_eq!((report.accepted, report.closed), (0, 0));
 }
 
 #[actix::test]
 async fn a_broadcast_passes_over_connections_that_are_closed() {
     let (manager, _connections, conns) = with(2, &settings()).await;
     conns[0].stop();
-    let report = manager.send(Broadcast(Frame::new(1, "news"))).await.unwrap().unwrap();
-    assert_eq!((report.accepted, report.refused), (1, 0), "closed is not slow");
+    let report = manager.send(Broadcast::new(Frame::new(1, "news"))).await.unwrap().unwrap();
+    assert_eq!((report.accepted, report.closed), (1, 0), "closed is not slow");
     assert_eq!(accepted(&conns[0]), []);
 }
 
@@ -220,7 +220,7 @@ async fn g6_a_broadcast_that_no_outbox_could_ever_take_comes_back_and_closes_nob
     settings.max_msg_chan_bytes = 18;
     let (manager, _connections, conns) = with(2, &settings).await;
     let frame = Frame::new(1, vec![0; 11]);
-    let refused = manager.send(Broadcast(frame.clone())).await.unwrap();
+    let refused = manager.send(Broadcast::new(frame.clone())).await.unwrap();
     assert_eq!(refused, Err(SendError::TooLarge(frame)));
     assert!(!conns.iter().any(Conn::is_closed));
 }

@@ -23,6 +23,10 @@ pub enum CloseReason {
     /// and answered.
     #[error("no route for message {0}")]
     NoRoute(MsgId),
+    /// The peer sent more than `rate_messages` or `rate_bytes` allow, and the policy is to close.
+    /// Messages before that are still handled and answered.
+    #[error("over the rate: the peer sends {0}")]
+    OverRate(Excess),
     /// The server drains. Messages already received are still handled and answered.
     #[error("the server shuts down")]
     Shutdown,
@@ -48,14 +52,21 @@ pub enum CloseReason {
     /// more; as [`Stopped`](Self::Stopped).
     #[error("the handler actor of message {0} is gone")]
     HandlerGone(MsgId),
-    /// The peer does not read: the outbox overflowed or nothing was taken for
-    /// `write_deadline_ms`. What is unsent is cut.
+    /// None of the messages in flight was done for `handler_deadline_ms`; this is the id of the one
+    /// that was handed out last. A route function that waits is dropped; an actor may still have the
+    /// message, whose answer comes to nothing. Else as [`Stopped`](Self::Stopped).
+    #[error("the handler of message {0} is late")]
+    HandlerLate(MsgId),
+    /// The peer does not read: see [`Slow`]. What is unsent is cut.
     #[error("slow consumer: {0}")]
     SlowConsumer(Slow),
     /// The peer sent nothing, or not enough, for too long. Messages it sent before are still handled
     /// and answered.
     #[error("the peer is silent: {0}")]
     Silent(Silence),
+    /// Nothing was sent to the peer for `write_idle_deadline_ms`; as [`Silent`](Self::Silent).
+    #[error("nothing was sent")]
+    WriteIdle,
     /// The socket failed. What is unsent is cut.
     #[error("socket error: {0}")]
     Io(io::ErrorKind),
@@ -68,12 +79,28 @@ pub enum CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Slow {
-    /// A broadcast found the outbox full.
+    /// A frame whose policy is [`Overflow::Close`](crate::Overflow::Close), as that of broadcasts is
+    /// by default, found the outbox full.
     #[error("outbox full")]
     OutboxFull,
     /// The peer took nothing for as long as the write deadline.
     #[error("write deadline")]
     WriteDeadline,
+    /// All peers together had not taken more than `max_unsent_bytes`, and this one had taken least.
+    #[error("the server's outboxes are full")]
+    OverBudget,
+}
+
+/// What a peer sends too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Excess {
+    /// More messages than `rate_messages`.
+    #[error("too many messages")]
+    Messages,
+    /// More bytes than `rate_bytes`.
+    #[error("too many bytes")]
+    Bytes,
 }
 
 /// What a silent peer did not send in time.
@@ -111,14 +138,17 @@ impl CloseReason {
             Self::PeerClosed
             | Self::Protocol(_)
             | Self::NoRoute(_)
+            | Self::OverRate(_)
             | Self::Shutdown
-            | Self::Silent(_) => Ending::Drain,
+            | Self::Silent(_)
+            | Self::WriteIdle => Ending::Drain,
             Self::Stopped
             | Self::Removed
             | Self::Cleared
             | Self::HandlerPanicked(_)
             | Self::HookPanicked
-            | Self::HandlerGone(_) => Ending::Flush,
+            | Self::HandlerGone(_)
+            | Self::HandlerLate(_) => Ending::Flush,
             Self::SlowConsumer(_) | Self::Io(_) | Self::WorkerGone => Ending::Cut,
         }
     }

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::limits::Unsent;
 use crate::codec::{FrameCodec, HEADER_LEN};
 use crate::frame::{Frame, MsgId};
 
@@ -43,24 +44,22 @@ impl Encoded {
 
 /// The queue of a connection's unsent frames, counted in frames and bytes.
 ///
+/// A frame that may be displaced by later ones has a segment of its own.
+///
 /// The counts include the batch that the writer has taken and not yet written, so that they are
 /// the whole of what the connection holds.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     queued: Batch,
-    frames: usize,
-    bytes: usize,
+    unsent: Unsent,
+    /// How much of `queued` may be displaced.
+    droppable: Unsent,
 }
 
 impl Outbox {
-    /// Frames accepted and not yet wholly given to the kernel.
-    pub(crate) fn frames(&self) -> usize {
-        self.frames
-    }
-
-    /// Bytes accepted and not yet given to the kernel, headers included.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+    /// What is accepted and not yet given to the kernel.
+    pub(crate) fn unsent(&self) -> Unsent {
+        self.unsent
     }
 
     /// Whether something waits that the writer has not taken yet.
@@ -71,43 +70,92 @@ impl Outbox {
     /// Takes `frame` by reference, lest its payload be dropped here: that may run code of the
     /// application, and this is called under a lock.
     pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
-        self.frames += 1;
-        self.bytes += HEADER_LEN + frame.payload.len();
+        self.adopt(1, HEADER_LEN + frame.payload.len());
         self.queued.push(codec, frame);
     }
 
     /// As [`push`](Self::push), for a payload smaller than [`SHARE_FROM`].
     #[inline]
     pub(crate) fn push_copy(&mut self, codec: &FrameCodec, id: MsgId, payload: &[u8]) {
-        self.frames += 1;
-        self.bytes += HEADER_LEN + payload.len();
+        self.adopt(1, HEADER_LEN + payload.len());
         self.queued.push_copy(codec, id, payload);
     }
 
     pub(crate) fn push_encoded(&mut self, encoded: &Encoded) {
-        let bytes = encoded.bytes();
-        self.frames += 1;
-        self.bytes += bytes.len();
+        self.adopt(1, encoded.bytes().len());
         self.queued.push_encoded(encoded);
     }
 
-    /// Moves all that is queued into `batch`, which is empty; false if nothing is queued.
-    pub(crate) fn take(&mut self, batch: &mut Batch) -> bool {
+    /// As [`push_encoded`](Self::push_encoded), for a frame that [`make_room`](Self::make_room) may
+    /// drop.
+    pub(crate) fn push_droppable(&mut self, encoded: &Encoded) {
+        let bytes = encoded.bytes();
+        self.adopt(1, bytes.len());
+        self.droppable.frames += 1;
+        self.droppable.bytes += bytes.len();
+        self.queued.seal();
+        let segment = Segment { bytes: bytes.clone(), frames: 1, kind: Kind::Droppable };
+        self.queued.segments.push_back(segment);
+    }
+
+    /// Drops the oldest of the frames that may be dropped until no more than `rest` is left. Answers
+    /// how many; `None`, with nothing dropped, if all of them are not enough.
+    pub(crate) fn make_room(&mut self, rest: Unsent) -> Option<usize> {
+        let Self { queued, unsent, droppable } = self;
+        let kept = Unsent {
+            frames: unsent.frames - droppable.frames,
+            bytes: unsent.bytes - droppable.bytes,
+        };
+        if kept.exceeds(rest) {
+            return None;
+        }
+        let mut dropped = 0;
+        while unsent.exceeds(rest) {
+            let oldest = queued.segments.iter().position(|segment| segment.kind == Kind::Droppable);
+            let segment = queued.segments.remove(oldest?)?;
+            for count in [&mut *unsent, &mut *droppable] {
+                count.frames -= segment.frames;
+                count.bytes -= segment.bytes.len();
+            }
+            dropped += segment.frames;
+        }
+        Some(dropped)
+    }
+
+    /// Moves what is queued into `batch`, which is empty; false if nothing is queued. If something
+    /// of it may be displaced, only about the first `most` frames.
+    pub(crate) fn take(&mut self, batch: &mut Batch, most: usize) -> bool {
         debug_assert!(batch.is_empty());
-        std::mem::swap(&mut self.queued, batch);
-        !batch.is_empty()
+        if self.droppable == Unsent::default() {
+            std::mem::swap(&mut self.queued, batch);
+            return !batch.is_empty();
+        }
+        let mut frames = 0;
+        while let Some(segment) = self.queued.segments.pop_front() {
+            if segment.kind == Kind::Droppable {
+                self.droppable.frames -= segment.frames;
+                self.droppable.bytes -= segment.bytes.len();
+            }
+            frames += segment.frames;
+            batch.segments.push_back(segment);
+            if frames >= most || batch.segments.len() == MAX_SLICES {
+                break;
+            }
+        }
+        true
     }
 
     /// The kernel has taken `bytes`, which completed `frames`.
     pub(crate) fn written(&mut self, frames: usize, bytes: usize) {
-        self.frames -= frames;
-        self.bytes -= bytes;
+        self.unsent.frames -= frames;
+        self.unsent.bytes -= bytes;
     }
 
     /// Counts what the writer holds without having taken it from here.
+    #[inline]
     pub(crate) fn adopt(&mut self, frames: usize, bytes: usize) {
-        self.frames += frames;
-        self.bytes += bytes;
+        self.unsent.frames += frames;
+        self.unsent.bytes += bytes;
     }
 
     /// Lends a buffer to encode into, unless there is one.
@@ -144,14 +192,23 @@ struct Segment {
     bytes: Bytes,
     /// How many frames end in this segment.
     frames: usize,
-    /// One payload or one encoded frame; else a run of small frames, which begins with a header.
-    shared: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A run of small frames, which begins with a header.
+    Run,
+    /// One payload or one encoded frame.
+    Shared,
+    /// One encoded frame that may be dropped while it is queued.
+    Droppable,
 }
 
 impl Batch {
     /// A batch of one encoded frame of which the first `written` bytes are gone already.
     pub(crate) fn rest_of(encoded: &Encoded, written: usize) -> Self {
-        let segment = Segment { bytes: encoded.bytes().clone(), frames: 1, shared: true };
+        let segment = Segment { bytes: encoded.bytes().clone(), frames: 1, kind: Kind::Shared };
         Self { segments: VecDeque::from([segment]), written, ..Self::default() }
     }
 
@@ -202,7 +259,7 @@ impl Batch {
         }
     }
 
-    /// How many frames and bytes are in it.
+    /// How many frames and bytes of it are to be written.
     pub(crate) fn size(&self) -> (usize, usize) {
         let frames: usize = self.segments.iter().map(|segment| segment.frames).sum();
         let bytes: usize = self.segments.iter().map(|segment| segment.bytes.len()).sum();
@@ -271,8 +328,8 @@ impl Batch {
     /// counts of the outbox do not know, since they fall when a segment is done.
     pub(crate) fn frames_written_of_front(&self, codec: &FrameCodec) -> usize {
         let front = match self.segments.front() {
-            Some(Segment { shared: true, .. }) => return 0,
-            Some(segment) => &segment.bytes[..],
+            Some(Segment { kind: Kind::Run, bytes, .. }) => &bytes[..],
+            Some(_) => return 0,
             None => &self.tail[..],
         };
         let mut rest = front;
@@ -300,7 +357,7 @@ impl Batch {
 
     fn push_shared(&mut self, bytes: Bytes) {
         self.seal();
-        self.segments.push_back(Segment { bytes, frames: 1, shared: true });
+        self.segments.push_back(Segment { bytes, frames: 1, kind: Kind::Shared });
     }
 
     /// Makes a segment of the tail.
@@ -308,7 +365,7 @@ impl Batch {
         if !self.tail.is_empty() {
             let frames = std::mem::take(&mut self.tail_frames);
             let bytes = std::mem::take(&mut self.tail).freeze();
-            self.segments.push_back(Segment { bytes, frames, shared: false });
+            self.segments.push_back(Segment { bytes, frames, kind: Kind::Run });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a connection's handles and its actor share: the outbox, the window, and the wish to close.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -9,48 +9,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
+use super::limits::{Limits, Overflow, Unsent};
 use super::outbox::{Batch, Encoded, Outbox};
 use super::properties::Properties;
 use super::window::Window;
 use super::{CloseReason, ConnId, Ending, SendError};
 use crate::codec::{FrameCodec, HEADER_LEN};
-use crate::event::Counters;
 use crate::frame::{Frame, MsgId};
-
-/// The settings that a connection obeys, checked and in the units it works with.
-#[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    pub(crate) codec: FrameCodec,
-    /// How many messages may be with handlers at once.
-    pub(crate) window: u32,
-    pub(crate) outbox_frames: usize,
-    pub(crate) outbox_bytes: usize,
-    pub(crate) write_deadline: Duration,
-    pub(crate) drain_deadline: Duration,
-    pub(crate) patience: Patience,
-    /// What becomes of a connection that sends a message without a route.
-    pub(crate) close_unrouted: bool,
-    pub(crate) counters: Arc<Counters>,
-}
-
-/// How long a peer may be silent; `None` is for ever.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Patience {
-    /// From its connection to its first whole message.
-    pub(crate) first_message: Option<Duration>,
-    /// From the beginning of a frame to its end.
-    pub(crate) frame: Option<Duration>,
-    /// Between two pieces of input.
-    pub(crate) idle: Option<Duration>,
-}
-
-impl Limits {
-    /// Whether an empty outbox has room for the frame, and a header for its length.
-    pub(crate) fn can_ever_send(&self, frame: &Frame) -> bool {
-        let len = frame.payload.len();
-        HEADER_LEN + len <= self.outbox_bytes && u32::try_from(len).is_ok()
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -69,6 +34,12 @@ pub(crate) struct Shared {
     queued: AtomicBool,
     /// Whether a socket stands behind this handle whose end will deregister it.
     attached: AtomicBool,
+    /// Frames of this connection were dropped.
+    dropped: AtomicBool,
+    /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
+    rtt: AtomicU32,
+    /// Bytes that the peer had not taken when it was last written to, as the budget knows it.
+    stuck: AtomicUsize,
     /// Tasks in `push_when_room`; notified by the connection's writer.
     room: Notify,
     state: Mutex<State>,
@@ -92,13 +63,6 @@ struct State {
     waker: Option<Waker>,
 }
 
-/// What a connection's end left unsent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cut {
-    pub(crate) frames: usize,
-    pub(crate) bytes: usize,
-}
-
 /// How a turn of the connection's actor ends.
 #[derive(Debug)]
 pub(crate) enum TurnEnd {
@@ -108,13 +72,14 @@ pub(crate) enum TurnEnd {
     Rest(Option<BytesMut>),
 }
 
-/// How a broadcast fared with one connection.
+/// What became of an encoded frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Accepted,
+    /// Accepted in place of so many others.
+    Displaced(usize),
     Closed,
-    /// Full or too small for the frame.
-    Refused,
+    Full,
 }
 
 impl State {
@@ -158,6 +123,9 @@ impl Shared {
             ending: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
+            dropped: AtomicBool::new(false),
+            rtt: AtomicU32::new(0),
+            stuck: AtomicUsize::new(0),
             room: Notify::const_new(),
             state: Mutex::default(),
         }
@@ -255,21 +223,56 @@ impl Shared {
         }
     }
 
-    pub(crate) fn push_encoded(&self, encoded: &Encoded) -> Pushed {
-        let state = self.lock();
+    /// Accepts an encoded frame if there is room for it, or if the policy lets room be made.
+    pub(crate) fn push_encoded(&self, encoded: &Encoded, overflow: Overflow) -> Pushed {
+        let len = encoded.bytes().len();
+        let mut state = self.lock();
         if !state.accepts() {
             return Pushed::Closed;
         }
-        if !self.has_room(&state.outbox, encoded.bytes().len()) {
-            return Pushed::Refused;
+        if overflow == Overflow::DropOldest {
+            let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
+            let rest =
+                Unsent { frames: outbox_frames - 1, bytes: outbox_bytes.saturating_sub(len) };
+            let Some(displaced) = state.outbox.make_room(rest) else { return Pushed::Full };
+            self.queue(state, |outbox| outbox.push_droppable(encoded));
+            return if displaced > 0 { Pushed::Displaced(displaced) } else { Pushed::Accepted };
+        }
+        if !self.has_room(&state.outbox, len) {
+            return Pushed::Full;
         }
         self.queue(state, |outbox| outbox.push_encoded(encoded));
         Pushed::Accepted
     }
 
     fn has_room(&self, outbox: &Outbox, len: usize) -> bool {
-        outbox.frames() < self.limits.outbox_frames
-            && outbox.bytes() + len <= self.limits.outbox_bytes
+        let Unsent { frames, bytes } = outbox.unsent();
+        frames < self.limits.outbox_frames && bytes + len <= self.limits.outbox_bytes
+    }
+
+    /// What is accepted and not yet taken by the system.
+    pub(crate) fn unsent(&self) -> Unsent {
+        self.lock().outbox.unsent()
+    }
+
+    /// Remembers that frames were dropped. True if they are the first.
+    pub(crate) fn note_dropped(&self) -> bool {
+        !self.dropped.swap(true, Ordering::Relaxed)
+    }
+
+    /// How long the last answer to a heartbeat took.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        let micros = self.rtt.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros.into()))
+    }
+
+    pub(crate) fn set_rtt(&self, micros: u32) {
+        self.rtt.store(micros.max(1), Ordering::Relaxed);
+    }
+
+    /// Bytes that the peer did not take when it was last written to.
+    pub(crate) fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// Asks the connection to end; the first reason wins, but a later one may hurry the end up.
@@ -386,10 +389,11 @@ impl Shared {
     pub(crate) fn in_flight_limit(&self, direct: usize) -> u32 {
         let state = self.lock();
         let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
-        if state.outbox.bytes() > outbox_bytes / 2 {
+        let Unsent { frames, bytes } = state.outbox.unsent();
+        if bytes > outbox_bytes / 2 {
             return 0;
         }
-        let room = outbox_frames.saturating_sub(state.outbox.frames() + direct);
+        let room = outbox_frames.saturating_sub(frames + direct);
         window.min(u32::try_from(room).unwrap_or(u32::MAX))
     }
 
@@ -399,8 +403,20 @@ impl Shared {
             return false;
         }
         let mut state = self.lock();
-        self.queued.store(false, Ordering::Relaxed);
-        state.outbox.take(batch)
+        // What may be displaced is not all given away: else a peer that stops reading would keep
+        // what was the newest when it did.
+        let taken = state.outbox.take(batch, self.limits.outbox_frames / 2);
+        self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
+        taken
+    }
+
+    /// The writer could not write `bytes` of what there is.
+    pub(crate) fn set_stuck(&self, bytes: usize) {
+        let known = self.stuck.load(Ordering::Relaxed);
+        if known != bytes {
+            self.stuck.store(bytes, Ordering::Relaxed);
+            self.limits.budget.change(known, bytes);
+        }
     }
 
     /// Whether the outbox has frames that the writer has not taken. What this thread has queued is
@@ -415,10 +431,9 @@ impl Shared {
         let mut state = self.lock();
         state.outbox.written(frames, bytes);
         // Half empty, so that a waiter finds room for more than one frame.
-        let awaited = state.awaited
-            && state.outbox.frames() <= self.limits.outbox_frames / 2
-            && state.outbox.bytes() <= self.limits.outbox_bytes / 2;
-        if awaited {
+        let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
+        let half = Unsent { frames: outbox_frames / 2, bytes: outbox_bytes / 2 };
+        if state.awaited && !state.outbox.unsent().exceeds(half) {
             state.awaited = false;
             drop(state);
             self.room.notify_waiters();
@@ -451,19 +466,19 @@ impl Shared {
     }
 
     /// Closes the outbox for good. Answers what was in it.
-    pub(crate) fn cut(&self, batch: &Batch) -> Cut {
+    pub(crate) fn cut(&self, batch: &Batch) -> Unsent {
         let mut state = self.lock();
         state.draining = false;
         state.closing.get_or_insert(CloseReason::WorkerGone);
         self.ending.store(true, Ordering::Release);
-        let unsent = std::mem::take(&mut state.outbox);
+        let unsent = std::mem::take(&mut state.outbox).unsent();
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);
         if awaited {
             self.room.notify_waiters();
         }
         let done = batch.frames_written_of_front(&self.limits.codec);
-        Cut { frames: unsent.frames().saturating_sub(done), bytes: unsent.bytes() }
+        Unsent { frames: unsent.frames.saturating_sub(done), ..unsent }
     }
 }
 
@@ -475,7 +490,7 @@ impl Shared {
         let mut batch = Batch::default();
         let mut outbox = std::mem::take(&mut state.outbox);
         drop(state);
-        outbox.take(&mut batch);
+        outbox.take(&mut batch, usize::MAX);
         batch.into_bytes()
     }
 }

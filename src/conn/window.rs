@@ -41,8 +41,7 @@ impl Window {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        let elsewhere = self.left_elsewhere.load(Acquire);
-        let left = self.left.load(Relaxed).wrapping_add(elsewhere);
+        let left = self.left();
         self.entered.load(Relaxed).wrapping_sub(left)
     }
 
@@ -50,6 +49,18 @@ impl Window {
     #[inline]
     pub(crate) fn enter(&self, n: u32) {
         self.entered.store(self.entered.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes back an [`enter`](Self::enter) of which nobody made use. At home only, and only while
+    /// nobody waits.
+    #[inline]
+    pub(crate) fn unenter(&self, n: u32) {
+        self.entered.store(self.entered.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// How many have left so far; wraps around.
+    pub(crate) fn left(&self) -> u32 {
+        self.left.load(Relaxed).wrapping_add(self.left_elsewhere.load(Acquire))
     }
 
     /// Gives `n` places back. True if the reader waits for that; at home, it is told once.

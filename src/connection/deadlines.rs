@@ -17,7 +17,12 @@ pub(crate) enum Due {
     Linger,
     /// The handlers are done.
     Handlers,
+    /// The peer has made up for what it sent too much.
+    Rate,
 }
+
+const DUES: usize = 5;
+const ALL: [Due; DUES] = [Due::Write, Due::End, Due::Linger, Due::Handlers, Due::Rate];
 
 /// A connection's deadlines, with one timer for all of them. A connection that is well has none,
 /// and takes no memory for them: ten thousand connections do not mean ten thousand timers.
@@ -28,14 +33,14 @@ pub(crate) struct Deadlines(Option<Box<Armed>>);
 struct Armed {
     timer: Pin<Box<Sleep>>,
     /// By `Due`.
-    at: [Option<Instant>; 4],
+    at: [Option<Instant>; DUES],
 }
 
 impl Deadlines {
     /// Something is due in this time from now.
     pub(crate) fn set(&mut self, due: Due, time: Duration) {
         let at = Instant::now() + time;
-        let new = || Box::new(Armed { timer: Box::pin(sleep_until(at)), at: [None; 4] });
+        let new = || Box::new(Armed { timer: Box::pin(sleep_until(at)), at: [None; DUES] });
         self.0.get_or_insert_with(new).at[due as usize] = Some(at);
     }
 
@@ -54,8 +59,7 @@ impl Deadlines {
     /// The next one that has passed; it is due no longer.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         let Some(armed) = &mut self.0 else { return Poll::Pending };
-        let all = [Due::Write, Due::End, Due::Linger, Due::Handlers];
-        let set = all.into_iter().filter_map(|due| Some((armed.at[due as usize]?, due)));
+        let set = ALL.into_iter().filter_map(|due| Some((armed.at[due as usize]?, due)));
         let Some((at, due)) = set.min_by_key(|&(at, _)| at) else {
             self.0 = None;
             return Poll::Pending;

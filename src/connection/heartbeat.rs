@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::conn::{CloseReason, Conn, Silence};
-use crate::event;
+use crate::conn::{CloseReason, Conn, Overflow, Silence};
+use crate::event::Event;
 use crate::frame::MsgId;
 use crate::unwind::contained;
 
@@ -18,7 +18,8 @@ type OnNotAlive = Box<dyn Fn(&Conn) + Send + Sync>;
 ///
 /// Whatever a peer sends is a sign of life; it need not be an answer to the heartbeat. A peer is
 /// looked at when its next heartbeat is due: one that was silent for too long gets none, and is
-/// closed with [`CloseReason::Silent`]. Silence does not count while the server does not read, or
+/// closed with [`CloseReason::Silent`]. A peer that sends the message back, or anything else with its
+/// id, tells how long that takes: [`Conn::rtt`]. Silence does not count while the server does not read, or
 /// has a message of the peer to answer.
 ///
 /// ```
@@ -33,6 +34,7 @@ pub struct Heartbeat {
     pub(crate) interval: Duration,
     pub(crate) alive_within: Duration,
     pub(crate) id: MsgId,
+    pub(crate) only_idle: bool,
     payload: Payload,
     on_not_alive: OnNotAlive,
 }
@@ -49,6 +51,7 @@ impl Heartbeat {
             interval,
             alive_within: interval.saturating_mul(3),
             id: Self::DEFAULT_ID,
+            only_idle: false,
             payload: Box::new(|_| Bytes::new()),
             on_not_alive: Box::new(|conn| conn.close(CloseReason::Silent(Silence::NotAlive))),
         }
@@ -68,6 +71,13 @@ impl Heartbeat {
         self
     }
 
+    /// Leaves the heartbeat out where something else was sent within the interval: it shows as well
+    /// that the server is there. Peers that answer are asked less often then.
+    pub fn only_when_idle(mut self) -> Self {
+        self.only_idle = true;
+        self
+    }
+
     /// How long a peer may be silent; three intervals by default, and not less than one: a peer must
     /// have the time to answer.
     pub fn alive_within(mut self, time: Duration) -> Self {
@@ -84,19 +94,23 @@ impl Heartbeat {
         self
     }
 
-    pub(super) fn beat(&self, conn: &Conn) {
+    /// Sends one. True if it is accepted.
+    pub(super) fn beat(&self, conn: &Conn) -> bool {
         match contained(|| (self.payload)(conn)) {
             // An outbox that is full proves that the peer is not waited for in vain, and has a
             // deadline of its own.
-            Some(payload) => drop(conn.send_buffered(self.id, payload)),
-            None => event::hook_panicked(conn, "the heartbeat's payload"),
+            Some(payload) => conn.send_with(self.id, payload, Overflow::Refuse).is_ok(),
+            None => {
+                conn.emit(Event::HookPanicked { conn, hook: "the heartbeat's payload" });
+                false
+            }
         }
     }
 
     pub(super) fn not_alive(&self, conn: &Conn) {
-        event::not_alive(conn);
+        conn.emit(Event::NotAlive { conn });
         if contained(|| (self.on_not_alive)(conn)).is_none() {
-            event::hook_panicked(conn, "on_remote_not_alive");
+            conn.emit(Event::HookPanicked { conn, hook: "on_remote_not_alive" });
         }
     }
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use super::link::{Answers, Link};
 use super::local::Local;
+use super::meter::Meter;
 use super::reader::{Found, Reader};
 use crate::codec::FrameError;
-use crate::conn::{CloseReason, Conn, Ending};
-use crate::event;
+use crate::conn::{CloseReason, Conn, Ending, OverRate};
+use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
@@ -34,7 +36,20 @@ pub(crate) struct Input {
     running: Option<(MsgId, Pin<Box<dyn Running>>)>,
     /// Places of the window that are taken and not yet used.
     granted: u32,
-    told_unrouted: bool,
+    /// What the peer may send, from its first message on; `None` if nothing is limited.
+    meter: Option<Box<Meter>>,
+    /// The next message is paid for.
+    paid: bool,
+    /// The next message waits until it can be paid for.
+    delayed: bool,
+    told: Told,
+}
+
+/// What is logged once a connection.
+#[derive(Debug, Default)]
+struct Told {
+    unrouted: bool,
+    over_rate: bool,
 }
 
 /// How far the input got.
@@ -45,6 +60,8 @@ pub(crate) enum Progress {
     /// Waits for room in the window, of which a full outbox leaves less. Nobody has asked to be told
     /// of it: what is written now may make some.
     Full,
+    /// Waits for as long as the peer has to make up for what it sent too much.
+    Delayed(Duration),
     /// Has enough answers to be written now, and goes on when they are.
     Flush,
     /// The connection ends: nothing is left to hand out, and everything is handled.
@@ -86,6 +103,11 @@ impl Input {
         self.reader.rest(&local.read_pool);
     }
 
+    /// Whether a route function waits for something.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Gives up on everything.
     pub(crate) fn abandon(&mut self) {
         let running = self.running.take();
@@ -117,12 +139,26 @@ impl Input {
                 Ok(found) => found,
                 Err(progress) => return progress,
             };
+            if self.meter.is_some() && !self.paid && ending.is_none() {
+                match self.pay(id, at.len(), link, local) {
+                    Pay::Paid => {}
+                    Pay::Later(wait) => return Progress::Delayed(wait),
+                    Pay::Never => {
+                        self.pass(at.end);
+                        if turn.spend() {
+                            break;
+                        }
+                        continue;
+                    }
+                    Pay::Closed => return Progress::Waits,
+                }
+            }
             let current = match &self.current {
                 Some(current) if current.is(id, local) => current,
                 _ => {
                     let Some(next) = Current::find(id, local) else {
-                        self.reader.pass(at.end);
-                        self.unrouted(id, conn, local);
+                        self.pass(at.end);
+                        self.unrouted(id, link, local);
                         if turn.spend() {
                             break;
                         }
@@ -136,6 +172,7 @@ impl Input {
                         }
                         shared.window.disarm();
                     }
+                    link.pulse.hand_out(id);
                     self.current.insert(next)
                 }
             };
@@ -147,6 +184,10 @@ impl Input {
             }
             self.granted -= 1;
             self.reader.pass(at.end);
+            self.paid = false;
+            if current.heartbeat {
+                link.pulse.answered(conn, local.micros());
+            }
             let parcel = Parcel { id, buffer: self.reader.frames(), at, conn };
             match current.route.deliver_parcel(parcel, &answers, cx) {
                 Delivered::Done => {}
@@ -190,7 +231,10 @@ impl Input {
                     link.pulse.listen(local.now(), completed, self.reader.len() > 0);
                     return Err(Progress::Waits);
                 }
-                Poll::Ready(Ok(1..)) => link.pulse.hear(local.now()),
+                Poll::Ready(Ok(1..)) => {
+                    link.pulse.hear(local.now());
+                    self.fill_meter(link);
+                }
                 Poll::Ready(Ok(0)) => match self.reader.len() {
                     0 => break CloseReason::PeerClosed,
                     have => break CloseReason::Protocol(FrameError::Truncated { have }),
@@ -204,12 +248,58 @@ impl Input {
         Err(if ending.is_some() { Progress::Done } else { Progress::Waits })
     }
 
-    fn unrouted(&mut self, id: MsgId, conn: &Conn, local: &Local) {
+    fn pass(&mut self, end: usize) {
+        self.reader.pass(end);
+        self.paid = false;
+    }
+
+    /// Something was read: the peer has what it was given in the meantime.
+    #[inline]
+    fn fill_meter(&mut self, link: &Link) {
+        match &mut self.meter {
+            Some(meter) => meter.fill(),
+            None => self.meter = Meter::new(&link.conn.shared().limits.rates),
+        }
+    }
+
+    /// Has the peer pay for its next message.
+    fn pay(&mut self, message: MsgId, len: usize, link: &Link, local: &Local) -> Pay {
+        let conn = &link.conn;
+        let rates = &conn.shared().limits.rates;
+        let Some(meter) = &mut self.meter else { return Pay::Paid };
+        let Err(excess) = meter.pay(message, len, rates) else {
+            (self.paid, self.delayed) = (true, false);
+            return Pay::Paid;
+        };
+        let mut first = || !std::mem::replace(&mut self.told.over_rate, true);
+        match rates.over {
+            OverRate::Delay => {
+                if !std::mem::replace(&mut self.delayed, true) {
+                    conn.emit(Event::RateDelayed { conn, excess, first: first() });
+                }
+                Pay::Later(meter.debt())
+            }
+            OverRate::Drop => {
+                conn.emit(Event::RateDropped { conn, excess, message, first: first() });
+                Pay::Never
+            }
+            OverRate::Close => {
+                conn.close(CloseReason::OverRate(excess));
+                self.reader.recycle(&local.read_pool);
+                Pay::Closed
+            }
+        }
+    }
+
+    fn unrouted(&mut self, id: MsgId, link: &Link, local: &Local) {
+        let conn = &link.conn;
         // An answer to a heartbeat has done its work by coming.
-        if local.hooks.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.id == id) {
+        if local.is_heartbeat(id) {
+            link.pulse.answered(conn, local.micros());
             return;
         }
-        event::unrouted(conn, id, !std::mem::replace(&mut self.told_unrouted, true));
+        let first = !std::mem::replace(&mut self.told.unrouted, true);
+        conn.emit(Event::Unrouted { conn, message: id, first });
         if conn.shared().limits.close_unrouted {
             conn.close(CloseReason::NoRoute(id));
             self.reader.recycle(&local.read_pool);
@@ -232,10 +322,18 @@ impl Input {
     /// Unused places of the window are not in flight.
     fn give_back(&mut self, conn: &Conn) {
         let unused = std::mem::take(&mut self.granted);
-        if unused > 0 {
-            conn.shared().leave_window(unused);
-        }
+        conn.shared().window.unenter(unused);
     }
+}
+
+/// Whether a message is within what its peer may send.
+enum Pay {
+    Paid,
+    Later(Duration),
+    /// The message is dropped.
+    Never,
+    /// The connection is closed for it.
+    Closed,
 }
 
 /// Takes places of the window, as many as may be answered.
@@ -253,12 +351,15 @@ struct Current {
     /// The version of the table that `route` is from.
     version: u64,
     route: Rc<dyn LocalRoute>,
+    /// The id is that of heartbeats.
+    heartbeat: bool,
 }
 
 impl Current {
     fn find(id: MsgId, local: &Local) -> Option<Self> {
         let route = local.routes.get(id)?;
-        Some(Self { id, version: local.routes.version(), route })
+        let heartbeat = local.is_heartbeat(id);
+        Some(Self { id, version: local.routes.version(), route, heartbeat })
     }
 
     /// Whether messages may follow each other without waiting in between.

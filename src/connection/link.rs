@@ -12,7 +12,7 @@ use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
-use crate::conn::{Batch, Conn, Cut, Encoded, MAX_SLICES, Pushed, SHARE_FROM};
+use crate::conn::{Batch, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Unsent};
 use crate::router::{Answer, Replies, Reply};
 use crate::transport::Transport;
 use crate::turn::Turn;
@@ -115,12 +115,14 @@ impl Link {
 
     /// Sends an encoded frame: straight to the socket if nothing is before it, which saves the
     /// connection a turn, else by way of the outbox.
-    pub(crate) fn send_encoded(&self, encoded: &Encoded) -> Pushed {
+    pub(crate) fn send_encoded(&self, encoded: &Encoded, overflow: Overflow) -> Pushed {
         let shared = self.conn.shared();
-        let Ok(mut io) = self.io.try_borrow_mut() else { return shared.push_encoded(encoded) };
+        let Ok(mut io) = self.io.try_borrow_mut() else {
+            return shared.push_encoded(encoded, overflow);
+        };
         let Io { transport: Some(transport), batch, .. } = &mut *io else { return Pushed::Closed };
         if !batch.is_empty() || !shared.is_clear() {
-            return shared.push_encoded(encoded);
+            return shared.push_encoded(encoded, overflow);
         }
         // Whatever is left is written by the connection, which registers its own waker for that.
         let mut nobody = Context::from_waker(Waker::noop());
@@ -130,9 +132,9 @@ impl Link {
                 *batch = Batch::rest_of(encoded, n);
                 shared.adopt(1, encoded.bytes().len() - n);
             }
-            Poll::Pending => return shared.push_encoded(encoded),
+            Poll::Pending => return shared.push_encoded(encoded, overflow),
             // The connection meets the error when it writes.
-            Poll::Ready(Err(_)) => return shared.push_encoded(encoded),
+            Poll::Ready(Err(_)) => return shared.push_encoded(encoded, overflow),
         }
         Pushed::Accepted
     }
@@ -174,7 +176,7 @@ impl Link {
     }
 
     /// Closes the socket. Answers what was not written.
-    pub(crate) fn close(&self) -> Cut {
+    pub(crate) fn close(&self) -> Unsent {
         let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
         *transport = None;
         if std::mem::take(direct) {

@@ -1,5 +1,6 @@
-//! Which peers have been silent for too long, and whose heartbeat is due: a look at all connections
-//! of a worker in every tick, in place of a timer for each.
+//! Which connections have been without a sign of life for too long, their peers' or their handlers',
+//! and whose heartbeat is due: a look at all connections of a worker in every tick, in place of a timer
+//! for each.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,8 +9,10 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::heartbeat::Heartbeat;
+use super::link::Link;
 use super::local::Local;
-use crate::conn::{CloseReason, Patience, Silence};
+use crate::conn::{CloseReason, Conn, Patience, Shared, Silence};
+use crate::frame::MsgId;
 
 /// How many connections are looked at before the worker's other tasks get their turn.
 const RUN: usize = 256;
@@ -19,7 +22,8 @@ const TICKS: u32 = 8;
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
 const LONGEST_TICK: Duration = Duration::from_secs(1);
 
-/// What a worker knows of a peer's silence. Times are ticks of the worker, which may wrap around.
+/// What a worker knows of a connection's silence. Times are ticks of the worker, which may wrap
+/// around.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse {
     began: Cell<u32>,
@@ -30,6 +34,16 @@ pub(crate) struct Pulse {
     in_frame: Cell<bool>,
     /// A whole message has come.
     spoke: Cell<bool>,
+    /// When something was written.
+    wrote: Cell<u32>,
+    /// When a message was done, or none was in flight.
+    progressed: Cell<u32>,
+    /// How many messages were done by then.
+    done: Cell<u32>,
+    /// The message that was handed out last.
+    message: Cell<MsgId>,
+    /// When the heartbeat was sent that has no answer, in the worker's microseconds; 0 for none.
+    beat: Cell<u32>,
     /// The connection waits for its socket, and not for a handler or for room: if nothing comes
     /// now, it is the peer's doing.
     listens: Cell<bool>,
@@ -37,8 +51,9 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn begin(&self, now: u32) {
-        self.began.set(now);
-        self.heard.set(now);
+        for since in [&self.began, &self.heard, &self.wrote, &self.progressed] {
+            since.set(now);
+        }
     }
 
     /// Something came.
@@ -61,13 +76,46 @@ impl Pulse {
         }
     }
 
+    /// Something was written.
+    #[inline]
+    pub(crate) fn write(&self, now: u32) {
+        self.wrote.set(now);
+    }
+
+    /// Messages with this id are handed out from now on.
+    #[inline]
+    pub(crate) fn hand_out(&self, message: MsgId) {
+        self.message.set(message);
+    }
+
+    /// A message came with the id of heartbeats.
+    pub(crate) fn answered(&self, conn: &Conn, micros: u32) {
+        let beat = self.beat.take();
+        if beat != 0 {
+            conn.shared().set_rtt(micros.wrapping_sub(beat));
+        }
+    }
+
     /// The connection has something to do.
     #[inline]
     pub(crate) fn stir(&self) {
         self.listens.set(false);
     }
 
-    fn verdict(&self, now: u32, limits: &InTicks, in_flight: bool) -> Option<Silence> {
+    fn verdict(&self, now: u32, limits: &InTicks, shared: &Shared) -> Option<CloseReason> {
+        let over = |since: &Cell<u32>, limit: Option<u32>| {
+            limit.is_some_and(|limit| is_over(now, since, limit))
+        };
+        let in_flight = shared.window.in_flight() > 0;
+        let done = shared.window.left();
+        if self.done.replace(done) != done || !in_flight {
+            self.progressed.set(now);
+        } else if over(&self.progressed, limits.handler) {
+            return Some(CloseReason::HandlerLate(self.message.get()));
+        }
+        if over(&self.wrote, limits.write_idle) {
+            return Some(CloseReason::WriteIdle);
+        }
         if !self.listens.get() {
             self.heard.set(now);
             self.frame_began.set(now);
@@ -77,18 +125,16 @@ impl Pulse {
         if in_flight {
             self.heard.set(now);
         }
-        let over = |since: &Cell<u32>, limit: Option<u32>| {
-            limit.is_some_and(|limit| is_over(now, since, limit))
-        };
-        if self.in_frame.get() && over(&self.frame_began, limits.frame) {
-            Some(Silence::Frame)
+        let silence = if self.in_frame.get() && over(&self.frame_began, limits.frame) {
+            Silence::Frame
         } else if !self.spoke.get() && over(&self.began, limits.first_message) {
-            Some(Silence::FirstMessage)
+            Silence::FirstMessage
         } else if over(&self.heard, limits.idle) {
-            Some(Silence::Idle)
+            Silence::Idle
         } else {
-            None
-        }
+            return None;
+        };
+        Some(CloseReason::Silent(silence))
     }
 }
 
@@ -103,14 +149,17 @@ struct InTicks {
     first_message: Option<u32>,
     frame: Option<u32>,
     idle: Option<u32>,
+    write_idle: Option<u32>,
+    handler: Option<u32>,
     /// The interval of heartbeats, and how long a peer may be silent under them.
     heartbeat: Option<(u32, u32)>,
 }
 
 fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> Option<(Duration, InTicks)> {
-    let Patience { first_message, frame, idle } = *patience;
+    let Patience { first_message, frame, idle, write_idle, handler } = *patience;
     let interval = heartbeat.map(|heartbeat| heartbeat.interval);
-    let shortest = [first_message, frame, idle, interval].into_iter().flatten().min()?;
+    let all = [first_message, frame, idle, write_idle, handler, interval];
+    let shortest = all.into_iter().flatten().min()?;
     let tick = (shortest / TICKS).clamp(SHORTEST_TICK, LONGEST_TICK);
     let ticks = |time: Duration| {
         let ticks = time.as_nanos().div_ceil(tick.as_nanos());
@@ -120,13 +169,15 @@ fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> Option<(Durat
         first_message: first_message.map(ticks),
         frame: frame.map(ticks),
         idle: idle.map(ticks),
+        write_idle: write_idle.map(ticks),
+        handler: handler.map(ticks),
         heartbeat: heartbeat.map(|beat| (ticks(beat.interval), ticks(beat.alive_within))),
     };
     Some((tick, in_ticks))
 }
 
-/// Ends the connections of this thread whose peers are silent for longer than `patience`, and sends
-/// heartbeats, from now on and for as long as there is a `local`.
+/// Ends the connections of this thread for which `patience` is at its end, and sends heartbeats, from
+/// now on and for as long as there is a `local`.
 pub(crate) fn watch(local: &Rc<Local>, patience: &Patience) {
     let Some((tick, limits)) = in_ticks(patience, local.hooks.heartbeat.as_ref()) else { return };
     let local = Rc::downgrade(local);
@@ -147,19 +198,21 @@ async fn look(local: &Local, now: u32, limits: &InTicks) {
     while let Some(key) = from {
         let (links, next) = local.some_links(key, RUN);
         for link in links {
-            let conn = &link.conn;
-            let in_flight = conn.shared().window.in_flight() > 0;
-            if let Some(silence) = link.pulse.verdict(now, limits, in_flight) {
-                conn.close(CloseReason::Silent(silence));
+            if let Some(why) = link.pulse.verdict(now, limits, link.conn.shared()) {
+                link.conn.close(why);
             } else if let Some(heartbeat) = &local.hooks.heartbeat
                 && let Some((interval, alive)) = limits.heartbeat
                 // Not all at once.
-                && now.wrapping_add(conn.id() as u32).is_multiple_of(interval)
-                && !conn.is_closed()
+                && now.wrapping_add(link.conn.id() as u32).is_multiple_of(interval)
+                && !link.conn.is_closed()
             {
-                match is_over(now, &link.pulse.heard, alive) {
-                    true => heartbeat.not_alive(conn),
-                    false => heartbeat.beat(conn),
+                let Link { conn, pulse, .. } = &*link;
+                // The heartbeat before this one was written a tick or two after it was due.
+                let quiet = || is_over(now.wrapping_add(2), &pulse.wrote, interval);
+                if is_over(now, &pulse.heard, alive) {
+                    heartbeat.not_alive(conn);
+                } else if (!heartbeat.only_idle || quiet()) && heartbeat.beat(conn) {
+                    pulse.beat.set(local.micros().max(1));
                 }
             }
         }

@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::hooks::Hooks;
 use super::link::Link;
 use super::reader::ReadPool;
+use crate::frame::MsgId;
 use crate::router::LocalTable;
 
 /// Buffers above this size are not kept for the next connection.
 const KEPT_BUFFER: usize = 64 * 1024;
 const KEPT_BUFFERS: usize = 4;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Local {
     pub(crate) routes: LocalTable,
     pub(crate) hooks: Arc<Hooks>,
@@ -25,11 +27,21 @@ pub(crate) struct Local {
     links: RefCell<Slab<Rc<Link>>>,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
+    /// What finer times are counted from.
+    began: Instant,
 }
 
 impl Local {
     pub(crate) fn new(hooks: Arc<Hooks>) -> Self {
-        Self { hooks, ..Self::default() }
+        Self {
+            routes: LocalTable::default(),
+            hooks,
+            read_pool: ReadPool::default(),
+            write_pool: RefCell::default(),
+            links: RefCell::default(),
+            now: Cell::new(0),
+            began: Instant::now(),
+        }
     }
 
     /// A buffer to encode into, if one is left from another connection.
@@ -45,9 +57,18 @@ impl Local {
         }
     }
 
+    pub(crate) fn is_heartbeat(&self, id: MsgId) -> bool {
+        self.hooks.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.id == id)
+    }
+
     #[inline]
     pub(crate) fn now(&self) -> u32 {
         self.now.get()
+    }
+
+    /// The time in microseconds, for short intervals: it wraps around after an hour.
+    pub(crate) fn micros(&self) -> u32 {
+        self.began.elapsed().as_micros() as u32
     }
 
     /// One more tick. Answers the time.

@@ -1,8 +1,9 @@
 //! The bodies of messages, used again and again, so that a message costs no allocation.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use actix::Recipient;
 use bytes::Bytes;
@@ -52,9 +53,28 @@ impl Body {
     }
 }
 
+/// Where this thread says which message it handles, for others to see.
+pub(crate) type Latest = Arc<AtomicU32>;
+
+thread_local! {
+    static LATEST: OnceCell<Latest> = const { OnceCell::new() };
+}
+
+/// From now on the id of each message that is made on this thread, which is just before it is
+/// handled, is stored in `latest`.
+pub(crate) fn tell_latest(latest: Latest) {
+    // The first one stays: a thread is one worker's.
+    LATEST.with(|known| drop(known.set(latest)));
+}
+
 #[inline]
 pub(super) fn body(parcel: Parcel<'_>) -> Box<Body> {
     let Parcel { id, buffer, at, conn } = parcel;
+    LATEST.with(|latest| {
+        if let Some(latest) = latest.get() {
+            latest.store(id, Relaxed);
+        }
+    });
     let Some(mut body) = STOCK.with(|stock| stock.bodies.borrow_mut().pop()) else {
         let (buffer, conn) = (buffer.clone(), Some(conn.clone()));
         return Box::new(Body { id, seen: Cell::new(false), buffer, at, conn, by_mailbox: None });

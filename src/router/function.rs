@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::reply::{IntoReply, Replies};
-use super::table::{Delivered, LocalRoute, RouteSource, Running};
-use crate::event::Counters;
+use super::table::{Delivered, LocalRoute, RouteSource, Running, Surroundings};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::unwind::contained;
@@ -34,7 +33,7 @@ where
         "function"
     }
 
-    fn install(&self, _: MsgId, _: &Arc<Counters>) -> Rc<dyn LocalRoute> {
+    fn install(&self, _: MsgId, _: &Surroundings) -> Rc<dyn LocalRoute> {
         // A call may borrow from the function, so it keeps it. The `Rc` is the worker's own, to
         // be cloned without an atomic operation.
         let f = Rc::new(Arc::clone(&self.f));

@@ -18,10 +18,11 @@ use tokio::time::Instant;
 
 use super::queue::RunQueue;
 use super::reply::Replies;
-use super::table::{Delivered, LocalRoute, RouteSource};
-use crate::event::{self, Counters};
+use super::table::{Delivered, LocalRoute, RouteSource, Surroundings};
+use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
+use crate::settings::WhileDown;
 use crate::turn::Turn;
 use crate::unwind::contained;
 
@@ -44,23 +45,46 @@ where
         "handler actor"
     }
 
-    fn install(&self, id: MsgId, counters: &Arc<Counters>) -> Rc<dyn LocalRoute> {
-        let queue = Rc::new(RunQueue::default());
-        let route = Rc::new(HandlerRoute(Rc::clone(&queue)));
-        actix_rt::spawn(supervise(id, Arc::clone(&self.0), queue, Arc::clone(counters)));
-        route
+    fn install(&self, id: MsgId, surroundings: &Surroundings) -> Rc<dyn LocalRoute> {
+        let (queue, surroundings) = (Rc::new(RunQueue::default()), surroundings.clone());
+        let route = HandlerRoute { queue: Rc::clone(&queue), surroundings: surroundings.clone() };
+        actix_rt::spawn(supervise(id, Arc::clone(&self.0), queue, surroundings));
+        Rc::new(route)
     }
 }
 
-struct HandlerRoute(Rc<RunQueue>);
+struct HandlerRoute {
+    queue: Rc<RunQueue>,
+    surroundings: Surroundings,
+}
+
+impl HandlerRoute {
+    /// What becomes of a message that the actor is not there for; `None` if it is queued.
+    #[cold]
+    fn without_actor(&self, id: MsgId) -> Option<Delivered> {
+        if self.queue.ended.get() {
+            return Some(Delivered::Gone);
+        }
+        match self.surroundings.while_down {
+            WhileDown::Wait => None,
+            WhileDown::Close => Some(Delivered::Gone),
+            WhileDown::Drop => {
+                self.surroundings.events.emit(Event::DroppedWhileDown { message: id });
+                Some(Delivered::Done)
+            }
+        }
+    }
+}
 
 impl LocalRoute for HandlerRoute {
     #[inline]
     fn deliver(&self, message: Inbound, _: &dyn Replies, _: &mut TaskContext<'_>) -> Delivered {
-        if self.0.ended.get() {
-            return Delivered::Gone;
+        if self.queue.absent.get()
+            && let Some(delivered) = self.without_actor(message.id())
+        {
+            return delivered;
         }
-        self.0.push_message(message);
+        self.queue.push_message(message);
         Delivered::Done
     }
 
@@ -71,17 +95,19 @@ impl LocalRoute for HandlerRoute {
         _: &dyn Replies,
         _: &mut TaskContext<'_>,
     ) -> Delivered {
-        if self.0.ended.get() {
+        if self.queue.absent.get()
+            && let Some(delivered) = self.without_actor(parcel.id)
+        {
             drop(Inbound::from(parcel));
-            return Delivered::Gone;
+            return delivered;
         }
-        self.0.push(parcel);
+        self.queue.push(parcel);
         Delivered::Done
     }
 
     fn retire(&self) {
-        self.0.retired.set(true);
-        self.0.wake();
+        self.queue.retired.set(true);
+        self.queue.wake();
     }
 }
 
@@ -136,7 +162,9 @@ impl RunQueue {
                 self.rest();
                 // Without this future the actor ends as actix actors do: when its other futures
                 // are done, so that answers on their way still get out.
-                self.ended.set(self.retired.get());
+                if self.retired.get() {
+                    self.end();
+                }
                 return if self.ended.get() { Poll::Ready(()) } else { Poll::Pending };
             };
             self.delivered.set(self.delivered.get().saturating_add(1));
@@ -149,8 +177,12 @@ impl RunQueue {
 }
 
 /// Runs actor after actor on a queue until the route is retired.
-async fn supervise<F, A>(id: MsgId, factory: Arc<F>, queue: Rc<RunQueue>, counters: Arc<Counters>)
-where
+async fn supervise<F, A>(
+    id: MsgId,
+    factory: Arc<F>,
+    queue: Rc<RunQueue>,
+    surroundings: Surroundings,
+) where
     F: Fn() -> A,
     A: Actor<Context = Context<A>> + Handler<Inbound>,
 {
@@ -159,7 +191,7 @@ where
         let born = Instant::now();
         let died = live(&*factory, &queue).await;
         if queue.retired.get() && queue.is_empty() {
-            queue.ended.set(true);
+            queue.end();
             return;
         }
         let delivered = queue.delivered.replace(0);
@@ -170,9 +202,25 @@ where
         if delivered > 0 {
             pause = pause.min(LONGEST_PAUSE_AFTER_MESSAGE);
         }
-        event::handler_died(&counters, id, died == Death::Panicked, pause);
+        let panicked = died == Death::Panicked;
+        surroundings.events.emit(Event::HandlerDied { message: id, panicked, pause });
+        queue.absent.set(true);
+        give_up(&queue, &surroundings);
         tokio::time::sleep(pause).await;
+        queue.absent.set(false);
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Does with the messages of a dead actor what the policy says.
+fn give_up(queue: &RunQueue, surroundings: &Surroundings) {
+    let left = || std::iter::from_fn(|| queue.pop());
+    match surroundings.while_down {
+        WhileDown::Wait => {}
+        WhileDown::Drop => left().for_each(|message| {
+            surroundings.events.emit(Event::DroppedWhileDown { message: message.id() });
+        }),
+        WhileDown::Close => inbound::abandoning(|| left().for_each(drop)),
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct RunQueue {
     pub(super) retired: Cell<bool>,
     /// Nobody looks into the queue any more.
     pub(super) ended: Cell<bool>,
+    /// Nobody looks into the queue now.
+    pub(super) absent: Cell<bool>,
 }
 
 enum Queued {
@@ -69,6 +71,11 @@ impl RunQueue {
         };
         queued.pop_front();
         message
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.absent.set(true);
     }
 
     pub(super) fn is_empty(&self) -> bool {

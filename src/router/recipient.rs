@@ -7,8 +7,7 @@ use std::task::Context;
 use actix::Recipient;
 
 use super::reply::Replies;
-use super::table::{Delivered, LocalRoute, RouteSource};
-use crate::event::Counters;
+use super::table::{Delivered, LocalRoute, RouteSource, Surroundings};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
 
@@ -19,7 +18,7 @@ impl RouteSource for RecipientSource {
         "recipient"
     }
 
-    fn install(&self, _: MsgId, _: &Arc<Counters>) -> Rc<dyn LocalRoute> {
+    fn install(&self, _: MsgId, _: &Surroundings) -> Rc<dyn LocalRoute> {
         Rc::new(RecipientRoute(Arc::clone(&self.0)))
     }
 }

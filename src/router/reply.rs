@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::conn::Conn;
-use crate::event;
+use crate::event::Event;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
 
@@ -103,7 +103,7 @@ impl<R: IntoReply, E: fmt::Display> IntoReply for Result<R, E> {
         match self {
             Ok(reply) => reply.into_reply(conn),
             Err(error) => {
-                event::handler_failed(conn, &error);
+                conn.emit(Event::HandlerFailed { conn, error: format_args!("{error}") });
                 None
             }
         }

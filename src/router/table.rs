@@ -13,9 +13,10 @@ use rustc_hash::FxHashMap;
 
 use super::reply::Replies;
 use crate::conn::{CloseReason, Conn};
-use crate::event::Counters;
+use crate::event::Events;
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
+use crate::settings::WhileDown;
 use crate::unwind::contained;
 
 /// What a route is before a worker has it: shared by all threads.
@@ -24,7 +25,15 @@ pub(crate) trait RouteSource: Send + Sync {
     fn kind(&self) -> &'static str;
 
     /// Makes the route of one worker, on that worker's thread.
-    fn install(&self, id: MsgId, counters: &Arc<Counters>) -> Rc<dyn LocalRoute>;
+    fn install(&self, id: MsgId, surroundings: &Surroundings) -> Rc<dyn LocalRoute>;
+}
+
+/// What routes need of their server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) events: Arc<Events>,
+    /// What becomes of messages whose handler actor is about to be started again.
+    pub(crate) while_down: WhileDown,
 }
 
 /// A route on the thread of the connections it serves.
@@ -109,7 +118,7 @@ impl LocalTable {
     }
 
     /// Follows the router: routes that are still there keep their actors.
-    pub(crate) fn update(&self, table: &Table, counters: &Arc<Counters>) {
+    pub(crate) fn update(&self, table: &Table, surroundings: &Surroundings) {
         let known = self.routes.take();
         let mut routes = FxHashMap::<MsgId, Installed>::default();
         for (&id, source) in &table.0 {
@@ -118,7 +127,7 @@ impl LocalTable {
                 known.values().chain(routes.values()).find(|(from, _)| Arc::ptr_eq(from, source));
             let route = match same {
                 Some((_, route)) => Rc::clone(route),
-                None => source.install(id, counters),
+                None => source.install(id, surroundings),
             };
             routes.insert(id, (Arc::clone(source), route));
         }

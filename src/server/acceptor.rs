@@ -1,5 +1,6 @@
 //! Takes dials, has them admitted, and hands them to the worker with the fewest connections.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -9,14 +10,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use actix::Addr;
+use actix::MailboxError;
 use actix::dev::Request;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::refusal::Refusal;
 use super::worker::{Placement, Serve, Worker, Workers};
 use crate::conn::{Conn, ConnId, Limits};
-use crate::conn_manager::{Add, ConnManager, Registration};
-use crate::event;
+use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
+use crate::event::Event;
+use crate::settings::WhenFull;
 
 /// The pause after a failed accept that is nobody's fault, doubled by each in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -33,11 +37,10 @@ const TOGETHER: usize = 64;
 pub(crate) trait Listen {
     /// Cancel safe.
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>>;
-}
 
-impl Listen for TcpListener {
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        Self::accept(self).await
+    /// Does what else is asked of a listener while nothing is accepted. Cancel safe.
+    fn attend(&mut self) -> impl Future<Output = Infallible> {
+        std::future::pending()
     }
 }
 
@@ -59,6 +62,8 @@ pub(crate) struct Acceptor<L> {
     manager: Arc<Addr<ConnManager>>,
     placement: Placement,
     limits: Arc<Limits>,
+    when_full: WhenFull,
+    refusal: Option<Refusal>,
     next_id: ConnId,
 }
 
@@ -70,14 +75,32 @@ impl<L: Listen> Acceptor<L> {
         workers: &Workers,
         limits: Arc<Limits>,
     ) -> Self {
-        let placement = workers.placement();
-        let addr = Arc::new(addr);
-        Self { listener, addr, manager: Arc::new(manager), placement, limits, next_id: 1 }
+        Self {
+            listener,
+            addr: Arc::new(addr),
+            manager: Arc::new(manager),
+            placement: workers.placement(),
+            limits,
+            when_full: WhenFull::Refuse,
+            refusal: None,
+            next_id: 1,
+        }
+    }
+
+    /// What becomes of dials that are not admitted.
+    pub(crate) fn refusing(mut self, when_full: WhenFull, refusal: Option<Refusal>) -> Self {
+        (self.when_full, self.refusal) = (when_full, refusal);
+        self
     }
 
     /// Accepts until the listener is dead. Answers what killed it.
     pub(crate) async fn run(&mut self) -> io::Error {
-        let counters = Arc::clone(&self.limits.counters);
+        let events = Arc::clone(&self.limits.events);
+        let together = match self.when_full {
+            WhenFull::Refuse => TOGETHER,
+            // The others wait where they hold nothing: in the system's queue.
+            WhenFull::Wait => 1,
+        };
         let mut pause = None;
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
@@ -91,7 +114,7 @@ impl<L: Listen> Acceptor<L> {
                     Ok((stream, peer)) => {
                         pause = None;
                         if std::mem::take(&mut told) {
-                            event::accept_recovered();
+                            events.emit(Event::AcceptRecovered);
                         }
                         match self.ask(stream, peer) {
                             Ok(dial) => dials.extend(dial),
@@ -100,7 +123,7 @@ impl<L: Listen> Acceptor<L> {
                     }
                     Err(error) => break Some(error),
                 }
-                if dials.len() >= TOGETHER {
+                if dials.len() >= together {
                     break None;
                 }
                 match poll_once(self.listener.accept()).await {
@@ -115,17 +138,20 @@ impl<L: Listen> Acceptor<L> {
             }
             let Some(error) = failed else { continue };
             match fault(&error) {
-                Fault::Dial => event::accept_skipped(&counters, &error),
+                Fault::Dial => events.emit(Event::DialGone { error: &error }),
                 Fault::Machine => {
                     let tell = !told && last_told.is_none_or(|last| last.elapsed() >= QUIET);
-                    event::accept_failed(&counters, &error, tell);
+                    events.emit(Event::AcceptFailed { error: &error, first: tell });
                     if tell {
                         (told, last_told) = (true, Some(Instant::now()));
                     }
                     let this = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2);
                     let this = this.min(LONGEST_PAUSE);
                     pause = Some(this);
-                    tokio::time::sleep(this).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(this) => {}
+                        never = self.listener.attend() => match never {},
+                    }
                 }
                 Fault::Listener => return error,
             }
@@ -139,7 +165,7 @@ impl<L: Listen> Acceptor<L> {
             match stream.local_addr() {
                 Ok(addr) => Arc::new(addr),
                 Err(error) => {
-                    event::accept_skipped(&self.limits.counters, &error);
+                    self.limits.events.emit(Event::DialGone { error: &error });
                     return Ok(None);
                 }
             }
@@ -161,16 +187,44 @@ impl<L: Listen> Acceptor<L> {
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial) -> io::Result<()> {
         let Dial { stream, conn, worker, registration, answer } = dial;
-        match answer.await {
-            Ok(Ok(_)) => match stream.into_std() {
+        let events = Arc::clone(&self.limits.events);
+        let mut added = answer.await;
+        if self.when_full == WhenFull::Wait && is_full(&added) {
+            events.emit(Event::Parked { peer: conn.peer_addr() });
+            while is_full(&added) {
+                added = self.wait_for_place(&conn).await;
+            }
+        }
+        match added.map_err(io::Error::other)? {
+            Ok(_) => match stream.into_std() {
                 Ok(stream) => worker.do_send(Serve { conn, stream, registration }),
-                Err(error) => event::accept_skipped(&self.limits.counters, &error),
+                Err(error) => events.emit(Event::DialGone { error: &error }),
             },
-            Ok(Err(why)) => event::refused(&self.limits.counters, conn.peer_addr(), &why),
-            Err(gone) => return Err(io::Error::other(gone)),
+            Err(why) => {
+                events.emit(Event::Refused { peer: conn.peer_addr(), why: &why });
+                if let Some(refusal) = &self.refusal {
+                    refusal.tell(stream, &why, &self.limits.codec);
+                }
+            }
         }
         Ok(())
     }
+
+    /// Asks once more when there is a place.
+    async fn wait_for_place(
+        &mut self,
+        conn: &Conn,
+    ) -> Result<Result<usize, AddError>, MailboxError> {
+        tokio::select! {
+            vacant = self.manager.send(Vacancy) => vacant?,
+            never = self.listener.attend() => match never {},
+        }
+        self.manager.send(Add(conn.clone())).await
+    }
+}
+
+fn is_full(added: &Result<Result<usize, AddError>, MailboxError>) -> bool {
+    matches!(added, Ok(Err(AddError::Full { .. })))
 }
 
 /// A socket for which the manager was asked.

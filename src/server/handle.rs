@@ -1,17 +1,20 @@
 //! The handle to a server, for everybody who does not run it.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 use tokio::sync::watch;
 
-use crate::conn::{ConnId, SendError};
+use super::gate::Gate;
+use crate::conn::{Budget, ConnId, Limits, Overflow, SendError};
 use crate::conn_manager::{
     Broadcast, BroadcastReport, ClearConn, ConnManager, ConnNotFound, Connections, Remove,
+    SetMaxConn,
 };
-use crate::event::{Counters, Stats};
+use crate::event::{Events, Stats};
 use crate::frame::{Frame, MsgId};
 use crate::router::{Register, Route, RouteError, Router, Unregister};
 use crate::surely::Surely;
@@ -25,7 +28,9 @@ struct Inner {
     manager: Addr<ConnManager>,
     router: Addr<Router>,
     connections: Connections,
-    counters: Arc<Counters>,
+    events: Arc<Events>,
+    budget: Arc<Budget>,
+    gate: Gate,
     /// Written by handles that ask for the stop and by the server itself; it only grows.
     phase: watch::Sender<Phase>,
 }
@@ -44,10 +49,12 @@ impl ServerHandle {
         manager: Addr<ConnManager>,
         router: Addr<Router>,
         connections: Connections,
-        counters: Arc<Counters>,
+        limits: &Limits,
+        gate: Gate,
     ) -> Self {
+        let (events, budget) = (Arc::clone(&limits.events), Arc::clone(&limits.budget));
         let (phase, _) = watch::channel(Phase::Running);
-        Self(Arc::new(Inner { addr, manager, router, connections, counters, phase }))
+        Self(Arc::new(Inner { addr, manager, router, connections, events, budget, gate, phase }))
     }
 
     /// The address the server listens on.
@@ -72,7 +79,17 @@ impl ServerHandle {
 
     /// What has happened so far.
     pub fn stats(&self) -> Stats {
-        self.0.counters.snapshot()
+        self.0.events.stats()
+    }
+
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.0.events
+    }
+
+    /// Bytes accepted for sending that peers do not take at present, of all connections together: what
+    /// `max_unsent_bytes` bounds.
+    pub fn unsent_bytes(&self) -> usize {
+        self.0.budget.used()
     }
 
     /// Sends a frame to all connections: see [`Broadcast`].
@@ -91,7 +108,61 @@ impl ServerHandle {
     ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<F> {
         // A manager that is gone has no connections.
         let nobody = Ok(BroadcastReport::default());
-        surely(&self.0.manager, Broadcast(frame.into()), nobody)
+        surely(&self.0.manager, Broadcast::new(frame), nobody)
+    }
+
+    /// As [`broadcast`](Self::broadcast), with a policy of its own for outboxes that have no room.
+    ///
+    /// # Errors
+    ///
+    /// As `broadcast`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As `broadcast`.
+    pub fn broadcast_with<F: Into<Frame>>(
+        &self,
+        frame: F,
+        overflow: Overflow,
+    ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<F> {
+        let broadcast = Broadcast { frame: frame.into(), overflow: Some(overflow) };
+        surely(&self.0.manager, broadcast, Ok(BroadcastReport::default()))
+    }
+
+    /// Changes the limit of connections: see [`SetMaxConn`]. Answers the one before; this one, if the
+    /// server has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The limit is changed all the same when the future is dropped.
+    pub fn set_max_conn(&self, max_conn: usize) -> impl Future<Output = usize> + use<> {
+        surely(&self.0.manager, SetMaxConn(max_conn), max_conn)
+    }
+
+    /// Stops listening: the port is free, and whoever dials it is refused by the system, or taken by
+    /// the process that listens on it next. Connections go on. Done when all dials that the system
+    /// has taken are admitted or refused, and the listener is closed.
+    ///
+    /// Does nothing if the server is suspended already, or has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The server is suspended all the same when the future is dropped.
+    pub fn suspend(&self) -> impl Future<Output = ()> + use<> {
+        self.0.gate.close()
+    }
+
+    /// Listens again, on the same address. Does nothing if the server is not suspended.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not to be had any more, or the server has ended. It stays suspended then.
+    ///
+    /// # Cancel safety
+    ///
+    /// The server is resumed all the same when the future is dropped.
+    pub fn resume(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        self.0.gate.open()
     }
 
     /// Closes all connections: see [`ClearConn`].

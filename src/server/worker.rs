@@ -10,14 +10,17 @@ use std::time::Duration;
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
 use actix_rt::Arbiter;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::conn::{CloseReason, Conn, Encoded, Limits};
+use super::tcp::TcpOptions;
+use super::watchdog::{Vitals, Watched};
+use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
 use crate::connection::{Connection, Hooks, Local, watch};
-use crate::event::{self, Counters};
-use crate::router::{Publish, Redeliver, RouterWorker};
+use crate::event::{Event, Events};
+use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
+use crate::settings::Settings;
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
@@ -37,9 +40,24 @@ pub(crate) struct Serve {
 /// The actor through which the other threads reach what is on this one.
 pub(crate) struct Worker {
     local: Rc<Local>,
-    counters: Arc<Counters>,
+    tcp: TcpOptions,
+    surroundings: Surroundings,
     /// Held by the broadcast that is under way, so that all connections see the same order.
     fanout: Rc<Mutex<()>>,
+    /// Its drop tells that this worker has ended.
+    _lost: Lost,
+}
+
+struct Lost {
+    index: usize,
+    tell: mpsc::UnboundedSender<usize>,
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        // A server that has ended knows.
+        let _ = self.tell.send(self.index);
+    }
 }
 
 impl Actor for Worker {
@@ -57,12 +75,11 @@ impl Handler<Serve> for Worker {
 
     fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
         let Serve { conn, stream, registration } = msg;
-        // Frames are written whole, so waiting for more to send would only add delay.
-        match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+        match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
             Ok(stream) => {
                 Connection::start_on(Rc::clone(&self.local), conn, Box::new(stream), registration);
             }
-            // The dialler is gone already. The drop of the registration tells the manager.
+            // The dialler is gone already, as a rule. The drop of the registration tells the manager.
             Err(error) => conn.close(CloseReason::Io(error.kind())),
         }
     }
@@ -72,7 +89,7 @@ impl Handler<Publish> for Worker {
     type Result = ();
 
     fn handle(&mut self, Publish(table): Publish, _: &mut Context<Self>) {
-        self.local.routes.update(&table, &self.counters);
+        self.local.routes.update(&table, &self.surroundings);
     }
 }
 
@@ -87,23 +104,28 @@ impl Handler<Redeliver> for Worker {
 impl Handler<Fanout> for Worker {
     type Result = ResponseFuture<BroadcastReport>;
 
-    fn handle(&mut self, Fanout(encoded): Fanout, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, broadcast: Fanout, _: &mut Context<Self>) -> Self::Result {
+        let Fanout { encoded, overflow } = broadcast;
         let (local, fanout) = (Rc::clone(&self.local), Rc::clone(&self.fanout));
         // tokio's budget would send most writes the long way round; the run is bounded here.
         Box::pin(tokio::task::unconstrained(async move {
             let _order = fanout.lock().await;
-            fan_out(&local, &encoded).await
+            fan_out(&local, &encoded, overflow).await
         }))
     }
 }
 
-async fn fan_out(local: &Local, encoded: &Encoded) -> BroadcastReport {
+async fn fan_out(local: &Local, encoded: &Encoded, overflow: Overflow) -> BroadcastReport {
     let mut report = BroadcastReport::default();
     let mut from = Some(0);
     while let Some(key) = from {
         let (links, next) = local.some_links(key, FANOUT_RUN);
         for link in links {
-            report.count(&link.conn, link.send_encoded(encoded));
+            let pushed = link.send_encoded(encoded, overflow);
+            if pushed == Pushed::Accepted {
+                link.pulse.write(local.now());
+            }
+            report.count(&link.conn, pushed, overflow);
         }
         from = next;
         if from.is_some() {
@@ -114,32 +136,68 @@ async fn fan_out(local: &Local, encoded: &Encoded) -> BroadcastReport {
 }
 
 /// The workers of a server.
-pub(crate) struct Workers(Vec<Seat>);
+pub(crate) struct Workers {
+    seats: Vec<Seat>,
+    /// Tells which worker has ended.
+    lost: mpsc::UnboundedReceiver<usize>,
+}
 
 struct Seat {
     arbiter: Arbiter,
     addr: Addr<Worker>,
     load: Arc<AtomicUsize>,
+    watched: Watched,
 }
 
 impl Workers {
-    /// Starts `n` threads. The caller has made sure that an actix system runs.
-    pub(crate) fn start(n: usize, hooks: &Arc<Hooks>, limits: &Arc<Limits>) -> Self {
-        let seat = |_| {
+    /// Starts the threads. The caller has made sure that an actix system runs.
+    pub(crate) fn start(
+        settings: &Settings,
+        hooks: &Arc<Hooks>,
+        limits: &Arc<Limits>,
+        surroundings: &Surroundings,
+    ) -> Self {
+        let (tell, lost) = mpsc::unbounded_channel();
+        let tcp = TcpOptions::new(settings);
+        let seat = |index| {
             let arbiter = Arbiter::new();
             let (hooks, limits) = (Arc::clone(hooks), Arc::clone(limits));
+            let (surroundings, tell) = (surroundings.clone(), tell.clone());
+            let vitals = Vitals::default();
+            let watched = vitals.watched();
             let addr = Worker::start_in_arbiter(&arbiter.handle(), move |_| {
                 let local = Rc::new(Local::new(hooks));
                 watch(&local, &limits.patience);
-                Worker { local, counters: Arc::clone(&limits.counters), fanout: Rc::default() }
+                if let Some(deadline) = limits.patience.handler {
+                    vitals.show(deadline);
+                }
+                let (fanout, _lost) = (Rc::default(), Lost { index, tell });
+                Worker { local, tcp, surroundings, fanout, _lost }
             });
-            Seat { arbiter, addr, load: Arc::default() }
+            Seat { arbiter, addr, load: Arc::default(), watched }
         };
-        Self((0..n).map(seat).collect())
+        Self { seats: (0..settings.workers()).map(seat).collect(), lost }
+    }
+
+    /// The next worker that has ended. Cancel safe.
+    pub(crate) async fn lost(&mut self) -> usize {
+        match self.lost.recv().await {
+            Some(index) => index,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether all have ended.
+    pub(crate) fn are_gone(&self) -> bool {
+        !self.seats.iter().any(|seat| seat.addr.connected())
+    }
+
+    pub(crate) fn watched(&self) -> Vec<Watched> {
+        self.seats.iter().map(|seat| seat.watched.clone()).collect()
     }
 
     pub(crate) fn fanouts(&self) -> Vec<Recipient<Fanout>> {
-        self.0.iter().map(|seat| seat.addr.clone().recipient()).collect()
+        self.seats.iter().map(|seat| seat.addr.clone().recipient()).collect()
     }
 
     pub(crate) fn for_router(&self) -> Vec<RouterWorker> {
@@ -147,7 +205,7 @@ impl Workers {
             publish: seat.addr.clone().recipient(),
             redeliver: seat.addr.clone().recipient(),
         };
-        self.0.iter().map(of).collect()
+        self.seats.iter().map(of).collect()
     }
 
     pub(crate) fn placement(&self) -> Placement {
@@ -156,14 +214,14 @@ impl Workers {
             addr: seat.addr.clone(),
             load: Arc::clone(&seat.load),
         };
-        Placement(self.0.iter().enumerate().map(place).collect())
+        Placement(self.seats.iter().enumerate().map(place).collect())
     }
 
     /// Stops the threads and waits for their end, but not for ever: a thread that a handler blocks
-    /// cannot be ended.
-    pub(crate) async fn stop(mut self, name: &str) {
+    /// cannot be ended. Answers how many of those there are.
+    pub(crate) async fn stop(mut self, events: &Events) -> usize {
         let mut ends = Vec::new();
-        for (index, seat) in std::mem::take(&mut self.0).into_iter().enumerate() {
+        for (index, seat) in std::mem::take(&mut self.seats).into_iter().enumerate() {
             seat.arbiter.stop();
             let (ended, end) = oneshot::channel();
             // Not `spawn_blocking`, whose runtime would wait for a blocked thread when it ends.
@@ -177,17 +235,20 @@ impl Workers {
             }
         }
         let deadline = Instant::now() + JOIN_DEADLINE;
-        for (index, end) in ends {
+        let mut stuck = 0;
+        for (worker, end) in ends {
             if timeout_at(deadline, end).await.is_err() {
-                event::worker_stuck(name, index);
+                events.emit(Event::WorkerStuck { worker });
+                stuck += 1;
             }
         }
+        stuck
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for seat in &self.0 {
+        for seat in &self.seats {
             seat.arbiter.stop();
         }
     }

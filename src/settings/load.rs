@@ -7,11 +7,15 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Va
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
-use super::{Settings, Unrouted};
+use super::{Network, Settings, Unrouted, WhenFull, WhenWorkerLost, WhileDown};
 use crate::codec::WireFormat;
+use crate::conn::{OverRate, Overflow};
 
 /// What environment variables that are settings begin with.
 const PREFIX: &str = "ZINXIDE";
+
+/// The settings that are lists.
+const LISTS: [&str; 3] = ["allow", "deny", "reserved_for"];
 
 /// Why settings are no good.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,41 @@ impl Settings {
 /// The defaults by key: what keys there are, and of which kind.
 fn defaults() -> Map<String, Value> {
     // Plain scalars with distinct names serialize to a map; a test loads them.
-    Config::try_from(&Settings::default()).and_then(|map| map.collect()).unwrap_or_default()
+    let scalars = Config::try_from(&Settings::default()).and_then(|map| map.collect());
+    let mut defaults = scalars.unwrap_or_default();
+    // Of an empty list nothing is left there.
+    for key in LISTS {
+        defaults.insert(key.to_owned(), Value::new(None, ValueKind::Array(Vec::new())));
+    }
+    defaults
+}
+
+/// What a setting wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Number,
+    Text,
+    List,
+}
+
+impl Sort {
+    fn of(kind: &ValueKind) -> Option<Self> {
+        use ValueKind::{Array, I64, I128, String, U64, U128};
+        match kind {
+            I64(_) | I128(_) | U64(_) | U128(_) => Some(Self::Number),
+            String(_) => Some(Self::Text),
+            Array(_) => Some(Self::List),
+            _ => None,
+        }
+    }
+
+    fn described(self) -> &'static str {
+        match self {
+            Self::Number => "a whole number",
+            Self::Text => "text",
+            Self::List => "a list",
+        }
+    }
 }
 
 /// Builds settings from layers of values, later ones on top, and finds out who is to blame for
@@ -129,7 +167,7 @@ impl Builder {
         text: &str,
         origin: String,
     ) -> Result<(), SettingsError> {
-        let wants_number = self.defaults.get(&key).is_some_and(|known| is_number(&known.kind));
+        let wants_number = self.sort_of(&key) == Some(Sort::Number);
         let kind = match text.trim().parse() {
             Ok(number) if wants_number => ValueKind::I64(number),
             _ => ValueKind::String(text.to_owned()),
@@ -137,18 +175,29 @@ impl Builder {
         self.set(key, kind, origin)
     }
 
-    fn set(&mut self, key: String, kind: ValueKind, origin: String) -> Result<(), SettingsError> {
-        let Some(default) = self.defaults.get(&key) else {
+    /// What the setting wants, if it is one.
+    fn sort_of(&self, key: &str) -> Option<Sort> {
+        Sort::of(&self.defaults.get(key)?.kind)
+    }
+
+    fn set(
+        &mut self,
+        key: String,
+        mut kind: ValueKind,
+        origin: String,
+    ) -> Result<(), SettingsError> {
+        let Some(wanted) = self.sort_of(&key) else {
             return Err(SettingsError::UnknownKey { key, origin });
         };
+        if wanted == Sort::List
+            && let ValueKind::String(text) = &kind
+        {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            kind = ValueKind::Array(items.map(|item| Value::new(None, item)).collect());
+        }
         // The config crate would make 1 of `true` and 4 of 3.7.
-        let fits = match (is_number(&default.kind), &kind) {
-            (true, given) => is_number(given),
-            (false, given) => matches!(given, ValueKind::String(_)),
-        };
-        if !fits {
-            let wanted = if is_number(&default.kind) { "a whole number" } else { "text" };
-            let reason = format!("must be {wanted}, not {}", described(&kind));
+        if Sort::of(&kind) != Some(wanted) {
+            let reason = format!("must be {}, not {}", wanted.described(), described(&kind));
             return Err(SettingsError::WrongType { key, origin, reason });
         }
         let value = Value::new(None, kind);
@@ -179,6 +228,7 @@ fn blamed(key: &str, origins: &Map<String, String>) -> Option<String> {
     // A default can be too small for what another key was set to.
     let cause = match key {
         "max_msg_chan_bytes" if !origins.contains_key(key) => "max_packet_size",
+        "low_watermark_percent" if !origins.contains_key(key) => "high_watermark_percent",
         _ => key,
     };
     origins.get(cause).cloned()
@@ -201,20 +251,24 @@ fn plain_reason(key: &str, kind: &ValueKind) -> Option<String> {
             let error: Option<Plain> = match key {
                 "wire_format" => WireFormat::deserialize(text).err(),
                 "unrouted" => Unrouted::deserialize(text).err(),
+                "overflow" | "broadcast_overflow" => Overflow::deserialize(text).err(),
+                "over_rate" => OverRate::deserialize(text).err(),
+                "when_full" => WhenFull::deserialize(text).err(),
+                "while_handler_down" => WhileDown::deserialize(text).err(),
+                "when_worker_lost" => WhenWorkerLost::deserialize(text).err(),
                 _ => None,
             };
             error.map(|error| error.to_string())
         }
+        ValueKind::Array(items) => items.iter().find_map(|item| match &item.kind {
+            ValueKind::String(text) => Some(text.parse::<Network>().err()?.to_string()),
+            other => Some(format!("must be a list of networks, not of {}", described(other))),
+        }),
         ValueKind::I64(number) if *number < 0 => {
             Some(format!("must not be negative, as {number} is"))
         }
         number => Some(format!("{number} is too large")),
     }
-}
-
-fn is_number(kind: &ValueKind) -> bool {
-    use ValueKind::{I64, I128, U64, U128};
-    matches!(kind, I64(_) | I128(_) | U64(_) | U128(_))
 }
 
 fn described(kind: &ValueKind) -> String {

@@ -116,7 +116,7 @@ async fn g2_adds_from_many_threads_at_once_never_pass_the_limit() {
     while let Some(answer) = within(answers.recv()).await {
         match answer {
             Ok(len) => admitted.push(len),
-            Err(why) => assert_eq!(why, AddError::Full { max_conn: MAX }),
+            Err(why) => assert_eq!(why, AddError::Full { max_conn: MAX, reserved: 0 }),
         }
     }
     admitted.sort_unstable();

@@ -259,7 +259,7 @@ async fn g3_a_broadcast_to_a_full_outbox_ends_as_slow_consumer() {
     let server = Server::new(tuned(|s| s.max_msg_chan_bytes = 64 << 10));
     let mut house = House::with_one(server).await;
     let payload = bytes::Bytes::from(vec![0; 60 << 10]);
-    while house.server.handle().broadcast((1, payload.clone())).await.unwrap().refused == 0 {}
+    while house.server.handle().broadcast((1, payload.clone())).await.unwrap().closed == 0 {}
     assert_eq!(
         house.events.next().await,
         Event::Stopped(house.id, CloseReason::SlowConsumer(Slow::OutboxFull))

@@ -41,14 +41,14 @@ fn kind(error: &SettingsError) -> &'static str {
 
 /// What loading came to.
 enum Loaded {
-    Settings(Settings),
+    Settings(Box<Settings>),
     Error { kind: String, message: String },
 }
 
 impl Loaded {
     fn settings(self) -> Settings {
         match self {
-            Self::Settings(settings) => settings,
+            Self::Settings(settings) => *settings,
             Self::Error { message, .. } => panic!("{message}"),
         }
     }
@@ -80,7 +80,7 @@ fn load_path(file: Option<&Path>, variables: &[(&str, &str)]) -> Loaded {
     if answer["settings"].is_null() {
         Loaded::Error { kind: text("kind"), message: text("message") }
     } else {
-        Loaded::Settings(serde_json::from_value(answer["settings"].clone()).unwrap())
+        Loaded::Settings(Box::new(serde_json::from_value(answer["settings"].clone()).unwrap()))
     }
 }
 
@@ -180,14 +180,74 @@ fn g17_every_setting_can_be_changed_by_the_environment() {
         ("drain_deadline_ms", "9"),
         ("wire_format", "tlv-be"),
         ("unrouted", "close"),
+        ("when_full", "wait"),
+        ("max_conn_per_ip", "14"),
+        ("ipv6_prefix", "15"),
+        ("overflow", "drop-oldest"),
+        ("broadcast_overflow", "drop-newest"),
+        ("high_watermark_percent", "17"),
+        ("low_watermark_percent", "16"),
+        ("max_unsent_bytes", "18"),
+        ("write_idle_deadline_ms", "19"),
+        ("handler_deadline_ms", "20"),
+        ("while_handler_down", "drop"),
+        ("rate_messages", "21"),
+        ("rate_bytes", "22"),
+        ("rate_burst_ms", "23"),
+        ("over_rate", "close"),
+        ("tcp_keepalive_ms", "24"),
+        ("tcp_user_timeout_ms", "25"),
+        ("when_worker_lost", "stop"),
+        ("notice_ms", "26"),
+        ("allow", "10.0.0.0/8, ::1"),
+        ("deny", "10.1.2.3"),
     ];
-    let names = changed.map(|(key, value)| (format!("ZINXIDE_{}", key.to_uppercase()), value));
+    // Places can be reserved only where no dial waits.
+    let other = [("reserved_conn", "1"), ("reserved_for", "127.0.0.1")];
+    let all = serde_json::to_value(Settings::default()).unwrap();
+    assert_eq!(all.as_object().unwrap().len(), changed.len() + other.len(), "one is not tested");
+    changed_by_environment(&changed);
+    changed_by_environment(&other);
+}
+
+fn changed_by_environment(changed: &[(&'static str, &'static str)]) {
+    let variable =
+        |(key, value): &(&str, &'static str)| (format!("ZINXIDE_{}", key.to_uppercase()), *value);
+    let names: Vec<_> = changed.iter().map(variable).collect();
     let variables: Vec<_> = names.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let settings = serde_json::to_value(load_path(None, &variables).settings()).unwrap();
-    assert_eq!(settings.as_object().unwrap().len(), changed.len(), "one is not tested");
     for (key, value) in changed {
-        assert_eq!(settings[key].to_string().trim_matches('"'), value, "{key}");
+        let list = settings[key].as_array().map(|all| {
+            let all: Vec<_> = all.iter().map(|one| one.as_str().unwrap()).collect();
+            all.join(", ")
+        });
+        let is = list.unwrap_or_else(|| settings[key].to_string());
+        assert_eq!(is.trim_matches('"'), *value, "{key}");
     }
+}
+
+#[test]
+fn g17_networks_are_a_list_or_a_line_of_them() {
+    let wanted = Settings {
+        allow: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+        ..Settings::default()
+    };
+    for text in
+        ["allow: [10.0.0.0/8, '::1']", "allow:\n- 10.0.0.0/8\n- ::1", "allow: 10.0.0.0/8, ::1"]
+    {
+        assert_eq!(load(text, &[]).settings(), wanted);
+    }
+    assert_eq!(load("deny: []\nallow: ''", &[]).settings(), Settings::default());
+    for (text, names) in [
+        ("deny: [10.0.0.0/33]", "10.0.0.0/33"),
+        ("deny: ten", "ten"),
+        ("deny: [[10.0.0.1]]", "a list"),
+        ("deny: [1]", "networks"),
+        ("deny: 7", "a list"),
+    ] {
+        assert_file_error(text, "wrong type", &["`deny`", names]);
+    }
+    assert_variable_error("ZINXIDE_ALLOW", "10.0.0.0/8;::1", "wrong type");
 }
 
 #[test]
@@ -257,7 +317,7 @@ fn g17_a_wrong_type_in_the_environment_is_an_error_that_names_the_variable() {
 
 /// Each key with values that its type allows and its check does not, and with those beside them
 /// that it does.
-const RANGES: [(&str, &[u64], &[u64]); 11] = [
+const RANGES: [(&str, &[u64], &[u64]); 19] = [
     ("max_conn", &[0], &[1]),
     ("max_packet_size", &[(1 << 30) + 1, u32::MAX as u64], &[0]),
     ("worker_pool_size", &[1025], &[0, 1024]),
@@ -269,7 +329,27 @@ const RANGES: [(&str, &[u64], &[u64]); 11] = [
     ("frame_deadline_ms", &[86_400_001], &[0, 86_400_000]),
     ("idle_deadline_ms", &[86_400_001], &[0, 86_400_000]),
     ("drain_deadline_ms", &[86_400_001], &[0, 86_400_000]),
+    ("write_idle_deadline_ms", &[86_400_001], &[0, 86_400_000]),
+    ("handler_deadline_ms", &[86_400_001], &[0, 86_400_000]),
+    ("tcp_keepalive_ms", &[86_400_001], &[0, 86_400_000]),
+    ("tcp_user_timeout_ms", &[86_400_001], &[0, 86_400_000]),
+    ("notice_ms", &[86_400_001], &[0, 86_400_000]),
+    ("rate_burst_ms", &[0, 86_400_001], &[1, 86_400_000]),
+    ("ipv6_prefix", &[0, 129], &[1, 128]),
+    ("high_watermark_percent", &[101], &[25, 100]),
 ];
+
+#[test]
+fn g17_settings_that_do_not_fit_together_are_an_error_that_names_them_and_who_set_the_cause() {
+    for (text, names) in [
+        ("low_watermark_percent: 76\n", ["`low_watermark_percent`", "high_watermark_percent"]),
+        ("high_watermark_percent: 24\n", ["`low_watermark_percent`", "high_watermark_percent"]),
+        ("max_conn: 3\nreserved_conn: 3\n", ["`reserved_conn`", "max_conn"]),
+        ("reserved_conn: 1\nwhen_full: wait\n", ["`when_full`", "reserved"]),
+    ] {
+        assert_file_error(text, "out of range", &names);
+    }
+}
 
 fn changed(key: &str, value: u64) -> Settings {
     let mut settings = serde_json::to_value(Settings::default()).unwrap();

@@ -48,7 +48,10 @@ fn g10_the_outbox_counts_frames_and_bytes_with_their_headers() {
     outbox.push(&codec, &frame(1, 0));
     outbox.push(&codec, &frame(2, SHARE_FROM));
     outbox.push_encoded(&Encoded::new(&codec, &frame(3, 10)));
-    assert_eq!((outbox.frames(), outbox.bytes()), (3, 3 * HEADER_LEN + SHARE_FROM + 10));
+    assert_eq!(
+        (outbox.unsent().frames, outbox.unsent().bytes),
+        (3, 3 * HEADER_LEN + SHARE_FROM + 10)
+    );
     assert!(outbox.has_queued());
 }
 
@@ -56,27 +59,27 @@ fn g10_the_outbox_counts_frames_and_bytes_with_their_headers() {
 fn g10_the_counts_include_what_the_writer_has_taken_and_not_written() {
     let (codec, mut outbox, mut batch) = (codec(), Outbox::default(), Batch::default());
     outbox.push(&codec, &frame(1, 10));
-    assert!(outbox.take(&mut batch));
+    assert!(outbox.take(&mut batch, usize::MAX));
     assert!(!outbox.has_queued());
     outbox.push(&codec, &frame(2, 10));
-    assert_eq!((outbox.frames(), outbox.bytes()), (2, 2 * (HEADER_LEN + 10)));
+    assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (2, 2 * (HEADER_LEN + 10)));
 
     let frames = batch.advance(HEADER_LEN + 10);
     outbox.written(frames, HEADER_LEN + 10);
-    assert_eq!((outbox.frames(), outbox.bytes()), (1, HEADER_LEN + 10));
+    assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (1, HEADER_LEN + 10));
 }
 
 #[test]
 fn g10_bytes_fall_with_each_partial_write_and_frames_when_their_segment_is_done() {
     let (codec, mut outbox, mut batch) = (codec(), Outbox::default(), Batch::default());
     outbox.push(&codec, &frame(1, SHARE_FROM));
-    outbox.take(&mut batch);
+    outbox.take(&mut batch, usize::MAX);
     for (n, left) in [(HEADER_LEN, 1), (SHARE_FROM - 1, 1), (1, 0)] {
         let frames = batch.advance(n);
         outbox.written(frames, n);
-        assert_eq!(outbox.frames(), left);
+        assert_eq!(outbox.unsent().frames, left);
     }
-    assert_eq!(outbox.bytes(), 0);
+    assert_eq!(outbox.unsent().bytes, 0);
     assert!(batch.is_empty());
 }
 
@@ -103,7 +106,8 @@ fn g5_frames_leave_whole_and_in_order_however_little_the_kernel_takes() {
                 outbox.push_encoded(&Encoded::new(&codec, &frame));
             }
             // The writer is slower than those who send, and then catches up.
-            while (id == 59 || whim.up_to(3) == 1) && (!batch.is_empty() || outbox.take(&mut batch))
+            while (id == 59 || whim.up_to(3) == 1)
+                && (!batch.is_empty() || outbox.take(&mut batch, usize::MAX))
             {
                 let offer = offered(&batch);
                 assert!(!offer.is_empty(), "a batch that is not empty has something to write");
@@ -112,13 +116,13 @@ fn g5_frames_leave_whole_and_in_order_however_little_the_kernel_takes() {
                 let done = batch.advance(n);
                 outbox.written(done, n);
 
-                assert_eq!(outbox.bytes(), accepted.len() - stream.len());
+                assert_eq!(outbox.unsent().bytes, accepted.len() - stream.len());
                 let left = ends.iter().filter(|&&end| end > stream.len()).count();
-                assert_eq!(outbox.frames() - batch.frames_written_of_front(&codec), left);
+                assert_eq!(outbox.unsent().frames - batch.frames_written_of_front(&codec), left);
             }
         }
         assert!(stream == accepted, "the bytes on the wire are those of the frames");
-        assert_eq!((outbox.frames(), outbox.bytes()), (0, 0));
+        assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (0, 0));
     }
 }
 
@@ -128,7 +132,7 @@ fn g6_frames_written_of_front_counts_whole_frames_of_a_run_alone() {
     for id in 0..3 {
         outbox.push(&codec, &frame(id, 2));
     }
-    outbox.take(&mut batch);
+    outbox.take(&mut batch, usize::MAX);
     let each = HEADER_LEN + 2;
     for written in 1..3 * each {
         assert_eq!(batch.advance(1), 0, "counted when the whole run is written");
@@ -144,7 +148,7 @@ fn g6_a_header_whose_payload_follows_in_a_segment_of_its_own_is_no_written_frame
     outbox.push(&codec, &frame(1, 2));
     // Zeros, which would be empty frames one after the other if they were taken for headers.
     outbox.push(&codec, &frame(0, SHARE_FROM));
-    outbox.take(&mut batch);
+    outbox.take(&mut batch, usize::MAX);
     // All but the last byte of the second frame's header.
     batch.advance(HEADER_LEN + 2 + HEADER_LEN - 1);
     assert_eq!(batch.frames_written_of_front(&codec), 1);
@@ -161,12 +165,12 @@ fn g6_the_rest_of_a_frame_written_past_the_queue_is_counted_and_written() {
     let encoded = Encoded::new(&codec, &frame);
     let mut batch = Batch::rest_of(&encoded, 30);
     outbox.adopt(1, encoded.bytes().len() - 30);
-    assert_eq!((outbox.frames(), outbox.bytes()), (1, HEADER_LEN + 100 - 30));
+    assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (1, HEADER_LEN + 100 - 30));
     assert_eq!(batch.frames_written_of_front(&codec), 0);
     assert_eq!(offered(&batch), wire(&codec, &[frame])[30..]);
     let frames = batch.advance(HEADER_LEN + 100 - 30);
     outbox.written(frames, HEADER_LEN + 100 - 30);
-    assert_eq!((outbox.frames(), outbox.bytes()), (0, 0));
+    assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (0, 0));
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn one_write_takes_at_most_as_many_slices_as_there_are() {
     for frame in &frames {
         outbox.push(&codec, frame);
     }
-    outbox.take(&mut batch);
+    outbox.take(&mut batch, usize::MAX);
     let offer = offered(&batch);
     assert_eq!(offer.len(), MAX_SLICES / 2 * (HEADER_LEN + SHARE_FROM));
     assert_eq!(offer, wire(&codec, &frames)[..offer.len()]);
@@ -190,7 +194,7 @@ fn a_lent_buffer_is_used_and_given_back() {
     assert!(pool.is_empty());
     outbox.push(&codec, &frame(1, 2));
     let mut batch = Batch::default();
-    outbox.take(&mut batch);
+    outbox.take(&mut batch, usize::MAX);
     assert_eq!(batch.advance(HEADER_LEN + 2), 1);
     assert!(batch.reclaim().capacity() >= 1000 - HEADER_LEN - 2);
     assert_eq!(outbox.reclaim().capacity(), 0);

@@ -2,12 +2,14 @@ use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 use actix::Actor;
-use tokio::time::Instant;
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::conn_manager::Len;
 use crate::connection::Hooks;
-use crate::event::Counters;
+use crate::event::Events;
+use crate::router::Surroundings;
+use crate::settings::Settings;
 use crate::testing::settings;
 
 /// Answers one step after the other, then that the listener is dead.
@@ -43,17 +45,18 @@ struct Played {
     ended: io::Error,
     /// Milliseconds between one accept and the next.
     pauses: Vec<u128>,
-    counters: Arc<Counters>,
+    events: Arc<Events>,
     manager: Addr<ConnManager>,
     /// They keep the connections alive.
     _workers: Workers,
 }
 
 async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)>>) -> Played {
-    let settings = settings();
-    let counters = Arc::new(Counters::default());
-    let limits = Arc::new(settings.limits(Arc::clone(&counters)));
-    let workers = Workers::start(1, &Arc::new(Hooks::default()), &limits);
+    let settings = Settings { worker_pool_size: 1, ..settings() };
+    let events = Arc::new(Events::default());
+    let limits = Arc::new(settings.limits(Arc::clone(&events)));
+    let surroundings = Surroundings::default();
+    let workers = Workers::start(&settings, &Arc::new(Hooks::default()), &limits, &surroundings);
     let manager = ConnManager::new(&settings).start();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let script = Script { steps: steps.into_iter().collect(), calls: Vec::new() };
@@ -61,7 +64,7 @@ async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)
     let ended = acceptor.run().await;
     let calls = &acceptor.listener.calls;
     let pauses = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
-    Played { ended, pauses, counters, manager, _workers: workers }
+    Played { ended, pauses, events, manager, _workers: workers }
 }
 
 /// The timer rounds up to its next millisecond.
@@ -111,7 +114,7 @@ fn g14_an_error_that_nobody_foresaw_is_taken_for_the_machines() {
 async fn g14_a_dead_listener_ends_the_accepting_with_its_error() {
     let played = play([]).await;
     assert_eq!(played.ended.raw_os_error(), Some(libc::EINVAL));
-    assert_eq!(played.counters.snapshot().accept_errors, 0, "it is answered, not counted");
+    assert_eq!(played.events.stats().accept_errors, 0, "it is answered, not counted");
 }
 
 #[actix::test]
@@ -119,7 +122,7 @@ async fn g14_a_dial_that_failed_is_skipped_without_a_pause() {
     tokio::time::pause();
     let played = play([libc::ECONNABORTED, libc::EPROTO, libc::EPERM].map(failed)).await;
     assert_pauses(&played, &[0, 0, 0]);
-    assert_eq!(played.counters.snapshot().accept_errors, 3);
+    assert_eq!(played.events.stats().accept_errors, 3);
 }
 
 #[actix::test]
@@ -127,7 +130,7 @@ async fn g14_a_machine_out_of_descriptors_is_tried_again_in_pauses_that_grow_to_
     tokio::time::pause();
     let played = play((0..10).map(|_| failed(libc::EMFILE))).await;
     assert_pauses(&played, &[10, 20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
-    assert_eq!(played.counters.snapshot().accept_errors, 10);
+    assert_eq!(played.events.stats().accept_errors, 10);
 }
 
 #[actix::test]

@@ -1,0 +1,134 @@
+//! The settings that a connection obeys, checked and in the units it works with.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use super::budget::Budget;
+use crate::codec::{FrameCodec, HEADER_LEN};
+use crate::event::Events;
+use crate::frame::{Frame, MsgId};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) codec: FrameCodec,
+    /// How many messages may be with handlers at once.
+    pub(crate) window: u32,
+    pub(crate) outbox_frames: usize,
+    pub(crate) outbox_bytes: usize,
+    /// For frames whose sender does not say.
+    pub(crate) overflow: Overflow,
+    /// The same for broadcasts.
+    pub(crate) broadcast_overflow: Overflow,
+    pub(crate) high_watermark: Unsent,
+    pub(crate) low_watermark: Unsent,
+    /// Of all connections together.
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) write_deadline: Duration,
+    pub(crate) drain_deadline: Duration,
+    pub(crate) patience: Patience,
+    pub(crate) rates: Rates,
+    /// What becomes of a connection that sends a message without a route.
+    pub(crate) close_unrouted: bool,
+    pub(crate) events: Arc<Events>,
+}
+
+/// For how long something may not happen; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Patience {
+    /// From its connection to its first whole message.
+    pub(crate) first_message: Option<Duration>,
+    /// From the beginning of a frame to its end.
+    pub(crate) frame: Option<Duration>,
+    /// Between two pieces of input.
+    pub(crate) idle: Option<Duration>,
+    /// Between two pieces of output.
+    pub(crate) write_idle: Option<Duration>,
+    /// With a message in flight and none done.
+    pub(crate) handler: Option<Duration>,
+}
+
+/// How much a peer may send in the long run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rates {
+    pub(crate) messages: Option<Rate>,
+    pub(crate) bytes: Option<Rate>,
+    pub(crate) over: OverRate,
+    /// How many messages a message of this id counts for, if not one.
+    pub(crate) costs: FxHashMap<MsgId, u32>,
+}
+
+/// So much a second, and so much at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    pub(crate) per_second: f64,
+    pub(crate) burst: f64,
+}
+
+/// What becomes of a frame for which the outbox has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is given back: [`SendError::Full`](crate::SendError::Full).
+    #[default]
+    Refuse,
+    /// It is given back in [`SendError::Closed`](crate::SendError::Closed), and the connection is
+    /// closed as [`SlowConsumer`](crate::CloseReason::SlowConsumer).
+    Close,
+    /// It takes the place of the oldest frames that were sent with this policy, too, and that the
+    /// writer has not taken. They are dropped and counted. If that is not room enough, this one is.
+    ///
+    /// For what only the newest of is worth anything: positions, scores. Frames that were sent with
+    /// another policy, and answers, are never dropped for it.
+    DropOldest,
+    /// It is dropped and counted.
+    DropNewest,
+}
+
+/// What becomes of a message with which a peer has sent too much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum OverRate {
+    /// It is handled later, and nothing is read from the peer meanwhile.
+    #[default]
+    Delay,
+    /// It is dropped and counted.
+    Drop,
+    /// The connection is closed with [`CloseReason::OverRate`](crate::CloseReason::OverRate).
+    Close,
+}
+
+/// Frames and bytes that were accepted for sending and that the system has not taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsent {
+    /// How many frames, the one that is partly taken among them.
+    pub frames: usize,
+    /// How many bytes, headers included.
+    pub bytes: usize,
+}
+
+impl Unsent {
+    /// Whether either number is larger than that of `other`.
+    pub(crate) fn exceeds(self, other: Self) -> bool {
+        self.frames > other.frames || self.bytes > other.bytes
+    }
+}
+
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} frames ({} bytes)", self.frames, self.bytes)
+    }
+}
+
+impl Limits {
+    /// Whether an empty outbox has room for the frame, and a header for its length.
+    pub(crate) fn can_ever_send(&self, frame: &Frame) -> bool {
+        let len = frame.payload.len();
+        HEADER_LEN + len <= self.outbox_bytes && u32::try_from(len).is_ok()
+    }
+}

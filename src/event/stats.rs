@@ -1,0 +1,244 @@
+//! What is counted, and what of it can be read.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+use super::Event;
+use crate::conn::{CloseReason, Overflow};
+use crate::conn_manager::AddError;
+
+macro_rules! counters {
+    (
+        $(#[$stats_doc:meta])* $Stats:ident, $Counters:ident {
+            $($(#[$doc:meta])* $name:ident,)*
+            $(; $($(#[$inner_doc:meta])* $inner:ident: $InnerStats:ident, $InnerCounters:ident,)+)?
+        }
+    ) => {
+        $(#[$stats_doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        #[non_exhaustive]
+        pub struct $Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            $($($(#[$inner_doc])* pub $inner: $InnerStats,)+)?
+        }
+
+        /// The live counters behind them.
+        #[derive(Debug, Default)]
+        pub(super) struct $Counters {
+            $($name: AtomicU64,)*
+            $($($inner: $InnerCounters,)+)?
+        }
+
+        impl $Counters {
+            pub(super) fn snapshot(&self) -> $Stats {
+                $Stats {
+                    $($name: self.$name.load(Relaxed),)*
+                    $($($inner: self.$inner.snapshot(),)+)?
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What has happened on a server so far: see [`ServerHandle::stats`](crate::ServerHandle::stats).
+    Stats, Counters {
+        /// Connections admitted.
+        admitted,
+        /// Connections not admitted.
+        refused,
+        /// Connections that ended, of those admitted.
+        ended,
+        /// Frames accepted for sending that a connection's end left unsent.
+        frames_cut,
+        /// The bytes of these frames that were unsent, headers included.
+        bytes_cut,
+        /// Bytes received that a connection's end left without a handler.
+        bytes_unhandled,
+        /// Frames that were dropped in place of the ones sent after them:
+        /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+        oldest_dropped,
+        /// Frames that were dropped for want of room:
+        /// [`Overflow::DropNewest`](crate::Overflow::DropNewest).
+        newest_dropped,
+        /// Answers to connections that were closed meanwhile.
+        replies_dropped,
+        /// Times that an outbox rose above its high watermark.
+        high_watermarks,
+        /// Times that a connection's reading was held up because its peer sent too much.
+        rate_delays,
+        /// Messages dropped because their peer sent too much.
+        rate_drops,
+        /// Heartbeats that were not sent because the peer gave no sign of life.
+        not_alive,
+        /// Messages without a route.
+        unrouted,
+        /// Messages whose handler panicked, and hooks that did.
+        panics,
+        /// Handler actors that panicked or stopped, and were started again.
+        restarts,
+        /// Messages dropped because their handler actor was about to be started again.
+        dropped_while_down,
+        /// Times that a worker's thread did not come back from a handler in time.
+        workers_blocked,
+        /// Workers that ended before their server.
+        workers_lost,
+        /// Failed accepts.
+        accept_errors,
+        ;
+        /// Why they ended: adds up to `ended`.
+        endings: Endings, EndingCounters,
+        /// Why they were not admitted: adds up to `refused`.
+        refusals: Refusals, RefusalCounters,
+    }
+}
+
+counters! {
+    /// How many connections ended for which [`CloseReason`].
+    Endings, EndingCounters {
+        /// [`CloseReason::PeerClosed`].
+        peer_closed,
+        /// [`CloseReason::Protocol`].
+        protocol,
+        /// [`CloseReason::NoRoute`].
+        no_route,
+        /// [`CloseReason::OverRate`].
+        over_rate,
+        /// [`CloseReason::Shutdown`].
+        shutdown,
+        /// [`CloseReason::Stopped`].
+        stopped,
+        /// [`CloseReason::Removed`].
+        removed,
+        /// [`CloseReason::Cleared`].
+        cleared,
+        /// [`CloseReason::HandlerPanicked`].
+        handler_panicked,
+        /// [`CloseReason::HookPanicked`].
+        hook_panicked,
+        /// [`CloseReason::HandlerGone`].
+        handler_gone,
+        /// [`CloseReason::HandlerLate`].
+        handler_late,
+        /// [`CloseReason::SlowConsumer`].
+        slow_consumer,
+        /// [`CloseReason::Silent`].
+        silent,
+        /// [`CloseReason::WriteIdle`].
+        write_idle,
+        /// [`CloseReason::Io`].
+        io,
+        /// [`CloseReason::WorkerGone`].
+        worker_gone,
+    }
+}
+
+counters! {
+    /// How many connections were not admitted for which [`AddError`].
+    Refusals, RefusalCounters {
+        /// [`AddError::Full`].
+        full,
+        /// [`AddError::TooManyOfIp`].
+        too_many_of_ip,
+        /// [`AddError::Denied`].
+        denied,
+        /// [`AddError::Draining`].
+        draining,
+        /// [`AddError::Duplicate`].
+        duplicate,
+        /// [`AddError::Closed`].
+        closed,
+    }
+}
+
+impl EndingCounters {
+    fn of(&self, why: &CloseReason) -> &AtomicU64 {
+        match why {
+            CloseReason::PeerClosed => &self.peer_closed,
+            CloseReason::Protocol(_) => &self.protocol,
+            CloseReason::NoRoute(_) => &self.no_route,
+            CloseReason::OverRate(_) => &self.over_rate,
+            CloseReason::Shutdown => &self.shutdown,
+            CloseReason::Stopped => &self.stopped,
+            CloseReason::Removed => &self.removed,
+            CloseReason::Cleared => &self.cleared,
+            CloseReason::HandlerPanicked(_) => &self.handler_panicked,
+            CloseReason::HookPanicked => &self.hook_panicked,
+            CloseReason::HandlerGone(_) => &self.handler_gone,
+            CloseReason::HandlerLate(_) => &self.handler_late,
+            CloseReason::SlowConsumer(_) => &self.slow_consumer,
+            CloseReason::Silent(_) => &self.silent,
+            CloseReason::WriteIdle => &self.write_idle,
+            CloseReason::Io(_) => &self.io,
+            CloseReason::WorkerGone => &self.worker_gone,
+        }
+    }
+}
+
+impl RefusalCounters {
+    fn of(&self, why: &AddError) -> &AtomicU64 {
+        match why {
+            AddError::Full { .. } => &self.full,
+            AddError::TooManyOfIp { .. } => &self.too_many_of_ip,
+            AddError::Denied(_) => &self.denied,
+            AddError::Draining => &self.draining,
+            AddError::Duplicate(_) => &self.duplicate,
+            AddError::Closed(_) => &self.closed,
+        }
+    }
+}
+
+impl Counters {
+    pub(super) fn count(&self, event: &Event<'_>) {
+        let (counter, n) = match event {
+            Event::Admitted { .. } => (&self.admitted, 1),
+            Event::Refused { why, .. } => {
+                self.refusals.of(why).fetch_add(1, Relaxed);
+                (&self.refused, 1)
+            }
+            Event::Removed { why, .. } => {
+                self.endings.of(why).fetch_add(1, Relaxed);
+                (&self.ended, 1)
+            }
+            Event::Closed { unsent, unhandled, .. } => {
+                self.bytes_cut.fetch_add(unsent.bytes as u64, Relaxed);
+                self.bytes_unhandled.fetch_add(*unhandled as u64, Relaxed);
+                (&self.frames_cut, unsent.frames as u64)
+            }
+            Event::FramesDropped { overflow: Overflow::DropOldest, frames, .. } => {
+                (&self.oldest_dropped, *frames as u64)
+            }
+            Event::FramesDropped { frames, .. } => (&self.newest_dropped, *frames as u64),
+            Event::ReplyDropped { .. } => (&self.replies_dropped, 1),
+            Event::HighWatermark { .. } => (&self.high_watermarks, 1),
+            Event::RateDelayed { .. } => (&self.rate_delays, 1),
+            Event::RateDropped { .. } => (&self.rate_drops, 1),
+            Event::NotAlive { .. } => (&self.not_alive, 1),
+            Event::Unrouted { .. } => (&self.unrouted, 1),
+            Event::HandlerPanicked { .. } | Event::HookPanicked { .. } => (&self.panics, 1),
+            Event::HandlerDied { .. } => (&self.restarts, 1),
+            Event::DroppedWhileDown { .. } => (&self.dropped_while_down, 1),
+            Event::WorkerBlocked { .. } => (&self.workers_blocked, 1),
+            Event::WorkerLost { .. } => (&self.workers_lost, 1),
+            Event::AcceptFailed { .. } | Event::DialGone { .. } => (&self.accept_errors, 1),
+            Event::Listening { .. }
+            | Event::Suspended { .. }
+            | Event::Resumed { .. }
+            | Event::Draining { .. }
+            | Event::Stopped { .. }
+            | Event::WorkerStuck { .. }
+            | Event::WorkerRecovered { .. }
+            | Event::RouteAdded { .. }
+            | Event::RouteRemoved { .. }
+            | Event::MaxConnChanged { .. }
+            | Event::AcceptRecovered
+            | Event::Parked { .. }
+            | Event::StartHook { .. }
+            | Event::StopHook { .. }
+            | Event::HandlerFailed { .. }
+            | Event::LowWatermark { .. } => return,
+        };
+        counter.fetch_add(n, Relaxed);
+    }
+}

@@ -1,0 +1,48 @@
+//! What can go wrong with a server as a whole.
+
+use std::io;
+
+use crate::router::RouteError;
+use crate::settings::SettingsError;
+
+/// Why a server did not start, or ended otherwise than by a stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The settings make no sense.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Two routes have one id.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// No actix system runs on this thread.
+    #[error("no actix system runs on this thread; use #[actix::main]")]
+    NoSystem,
+    /// The address cannot be listened on.
+    #[error("cannot listen on {addr}: {source}")]
+    Bind {
+        /// Host and port of the settings.
+        addr: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The handlers for SIGINT and SIGTERM cannot be installed.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The listener is dead.
+    #[error("the listener failed: {0}")]
+    Accept(#[source] io::Error),
+    /// A worker ended before its server, and either the setting `when_worker_lost` is to stop, or it
+    /// was the last one.
+    #[error("worker {worker} ended before its server")]
+    WorkerLost {
+        /// The number of the worker.
+        worker: usize,
+    },
+    /// A second signal ended the server before it was drained.
+    #[error("stopped at once by a second signal, {left} connections were left")]
+    Forced {
+        /// Connections that were there.
+        left: usize,
+    },
+}

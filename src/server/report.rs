@@ -1,0 +1,62 @@
+//! What a stop came to.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::event::Stats;
+
+/// How the stop of a server went: what [`BoundServer::serve`](crate::BoundServer::serve) answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Connections that were there when the stop began.
+    pub connections: usize,
+    /// Connections of these that were not over by the deadline, and were cut.
+    pub cut: usize,
+    /// Frames accepted for sending that were left unsent, since the stop began.
+    pub frames_cut: u64,
+    /// The bytes of these frames that were unsent, headers included.
+    pub bytes_cut: u64,
+    /// Bytes received and left without a handler, since the stop began.
+    pub bytes_unhandled: u64,
+    /// Workers whose thread a handler blocks; they are left behind.
+    pub workers_stuck: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl StopReport {
+    /// Whether everything ended in order, with nothing lost.
+    pub fn is_clean(&self) -> bool {
+        let Self { cut, frames_cut, bytes_unhandled, workers_stuck, .. } = *self;
+        cut == 0 && frames_cut == 0 && bytes_unhandled == 0 && workers_stuck == 0
+    }
+
+    /// Adds what was cut between two readings of the counters.
+    pub(super) fn between(self, before: &Stats, after: &Stats) -> Self {
+        Self {
+            frames_cut: after.frames_cut - before.frames_cut,
+            bytes_cut: after.bytes_cut - before.bytes_cut,
+            bytes_unhandled: after.bytes_unhandled - before.bytes_unhandled,
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for StopReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connections, cut, frames_cut, bytes_cut, bytes_unhandled, workers_stuck, took } =
+            self;
+        write!(f, "{connections} connections ended in {} ms", took.as_millis())?;
+        if self.is_clean() {
+            return Ok(());
+        }
+        write!(
+            f,
+            ", {cut} of them cut, {frames_cut} frames ({bytes_cut} bytes) unsent, \
+             {bytes_unhandled} bytes unhandled, {workers_stuck} workers stuck"
+        )
+    }
+}
