@@ -64,8 +64,13 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 /// A connection without a socket: what it accepts stays in its outbox. For tests of actors that
 /// hold connections, of a [`ConnManager`] first of all.
 pub fn conn(id: ConnId, settings: &Settings) -> Conn {
+    conn_from(id, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), settings)
+}
+
+/// As [`conn`], from this address.
+pub fn conn_from(id: ConnId, peer: SocketAddr, settings: &Settings) -> Conn {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Conn::new(id, nowhere, Arc::new(nowhere), Arc::new(settings.limits(Arc::default())))
+    Conn::new(id, peer, Arc::new(nowhere), Arc::new(settings.limits(Arc::default())))
 }
 
 /// Takes what a [`conn`] without a socket has accepted so far, in order.

@@ -135,9 +135,10 @@ impl Listen for Door {
 
     async fn attend(&mut self) -> Infallible {
         loop {
+            // Whoever is in the system's queue would wait there for ever.
+            self.close();
             let knock = self.knocks.next().await;
             self.obey(knock);
-            self.close();
         }
     }
 }
