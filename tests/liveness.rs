@@ -18,7 +18,7 @@ struct Peer {
     stream: DuplexStream,
     began: Instant,
     ends: UnboundedReceiver<(Instant, CloseReason)>,
-    _connection: TestConnection,
+    connection: TestConnection,
 }
 
 impl Peer {
@@ -37,8 +37,8 @@ impl Peer {
                 msg
             })
             .on_conn_stop(move |_, why| tx.send((Instant::now(), why.clone())).unwrap());
-        let _connection = TestConnection::start(server, peer).await;
-        Self { stream, began: Instant::now(), ends, _connection }
+        let connection = TestConnection::start(server, peer).await;
+        Self { stream, began: Instant::now(), ends, connection }
     }
 
     async fn echo(&mut self) {
@@ -47,9 +47,13 @@ impl Peer {
     }
 
     /// It ends as silent, a second after `since`, and not much later.
-    async fn ends(mut self, since: Instant, silence: Silence) {
+    async fn ends(self, since: Instant, silence: Silence) {
+        self.ends_for(since, CloseReason::Silent(silence)).await;
+    }
+
+    async fn ends_for(mut self, since: Instant, reason: CloseReason) {
         let (at, why) = within(self.ends.recv()).await.unwrap();
-        assert_eq!(why, CloseReason::Silent(silence));
+        assert_eq!(why, reason);
         let after = at - since;
         assert!(after >= SECOND && after <= SECOND * 5 / 4 + SECOND / 100, "after {after:?}");
     }
@@ -246,6 +250,68 @@ async fn a_heartbeat_that_panics_is_left_out() {
     sleep(5 * SECOND).await;
     peer.lives();
     peer.echo().await;
+}
+
+#[actix::test]
+async fn heartbeats_only_when_idle_are_left_out_while_something_else_is_sent() {
+    let server = Server::new(settings()).heartbeat(heartbeat().only_when_idle());
+    let mut peer = Peer::of(server).await;
+    for _ in 0..50 {
+        peer.echo().await;
+        sleep(SECOND / 10).await;
+    }
+    // A heartbeat would have come before the answer.
+    let quiet = Instant::now();
+    for _ in 0..3 {
+        let mut beat = [0; 10];
+        peer.stream.read_exact(&mut beat).await.unwrap();
+        assert_eq!(beat, BEAT);
+        peer.stream.write_all(&BEAT).await.unwrap();
+    }
+    assert!(quiet.elapsed() <= 4 * SECOND, "in every interval: {:?}", quiet.elapsed());
+    peer.lives();
+}
+
+async fn answers_tell_how_long_a_round_trip_takes(server: Server) {
+    let mut peer = Peer::of(server.heartbeat(heartbeat())).await;
+    assert_eq!(peer.connection.conn.rtt(), None);
+    for ms in [30, 200, 1] {
+        peer.stream.read_exact(&mut [0; 10]).await.unwrap();
+        sleep(Duration::from_millis(ms)).await;
+        // The second one answers nothing.
+        peer.stream.write_all(&BEAT.repeat(2)).await.unwrap();
+        peer.echo().await;
+        let rtt = peer.connection.conn.rtt().unwrap().as_millis();
+        assert!((u128::from(ms)..=u128::from(ms) + 2).contains(&rtt), "{rtt} for {ms}");
+    }
+}
+
+#[actix::test]
+async fn answers_to_heartbeats_without_a_route_tell_how_long_a_round_trip_takes() {
+    answers_tell_how_long_a_round_trip_takes(Server::new(settings())).await;
+}
+
+#[actix::test]
+async fn answers_to_heartbeats_with_a_route_tell_how_long_a_round_trip_takes() {
+    let routed = Server::new(settings()).route_fn(7, async |_: Inbound| ());
+    answers_tell_how_long_a_round_trip_takes(routed).await;
+}
+
+#[actix::test]
+async fn a_connection_to_which_nothing_is_written_is_closed_at_the_write_idle_deadline() {
+    let mut peer = Peer::new(Settings { write_idle_deadline_ms: 1000, ..settings() }).await;
+    for _ in 0..50 {
+        peer.echo().await;
+        sleep(SECOND / 10).await;
+    }
+    peer.lives();
+    // What the peer says does not count.
+    let since = Instant::now() - SECOND / 10;
+    for _ in 0..8 {
+        peer.stream.write_all(&[0, 0, 0, 0, 9, 0, 0, 0]).await.unwrap();
+        sleep(SECOND / 10).await;
+    }
+    peer.ends_for(since, CloseReason::WriteIdle).await;
 }
 
 #[actix::test]

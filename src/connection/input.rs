@@ -267,7 +267,7 @@ impl Input {
         let conn = &link.conn;
         let rates = &conn.shared().limits.rates;
         let Some(meter) = &mut self.meter else { return Pay::Paid };
-        let Err(excess) = meter.pay(message, len, rates) else {
+        let Err((excess, wait)) = meter.pay(message, len, rates) else {
             (self.paid, self.delayed) = (true, false);
             return Pay::Paid;
         };
@@ -277,7 +277,7 @@ impl Input {
                 if !std::mem::replace(&mut self.delayed, true) {
                     conn.emit(Event::RateDelayed { conn, excess, first: first() });
                 }
-                Pay::Later(meter.debt())
+                Pay::Later(wait)
             }
             OverRate::Drop => {
                 conn.emit(Event::RateDropped { conn, excess, message, first: first() });

@@ -8,10 +8,12 @@ use crate::codec::HEADER_LEN;
 use crate::conn::{Excess, Rate, Rates};
 use crate::frame::MsgId;
 
+/// Timers are not finer, and what rounding leaves to wait for must not be nothing.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
 /// The buckets of one connection.
 ///
-/// A message passes if there is anything in the buckets, and may leave a debt: so one that costs more
-/// than a whole bucket passes, too, and is paid for afterwards.
+/// A message that costs more than a whole bucket passes when that is full, and leaves a debt.
 #[derive(Debug)]
 pub(super) struct Meter {
     messages: Option<Bucket>,
@@ -45,47 +47,46 @@ impl Meter {
         }
     }
 
-    /// Pays for a message, unless the peer has sent too much.
-    pub(super) fn pay(&mut self, id: MsgId, len: usize, rates: &Rates) -> Result<(), Excess> {
-        let cost = rates.costs.get(&id).copied().unwrap_or(1);
-        if !self.has_any(cost) {
+    /// Pays for a message, unless the peer has sent too much: then says of what, and how long it takes
+    /// until it can.
+    pub(super) fn pay(
+        &mut self,
+        id: MsgId,
+        len: usize,
+        rates: &Rates,
+    ) -> Result<(), (Excess, Duration)> {
+        let cost = rates.costs.get(&id).copied().unwrap_or(1).into();
+        let bytes = (HEADER_LEN + len) as f64;
+        if self.lacks(cost, bytes).is_some() {
             self.fill();
         }
-        let empty = |bucket: &Option<Bucket>| bucket.as_ref().is_some_and(Bucket::is_empty);
-        if cost > 0 && empty(&self.messages) {
-            return Err(Excess::Messages);
+        if let Some(lack) = self.lacks(cost, bytes) {
+            return Err(lack);
         }
-        if empty(&self.bytes) {
-            return Err(Excess::Bytes);
-        }
-        if let Some(messages) = &mut self.messages {
-            messages.level -= f64::from(cost);
-        }
-        if let Some(bytes) = &mut self.bytes {
-            bytes.level -= (HEADER_LEN + len) as f64;
+        for (bucket, cost) in [(&mut self.messages, cost), (&mut self.bytes, bytes)] {
+            if let Some(bucket) = bucket {
+                bucket.level -= cost;
+            }
         }
         Ok(())
     }
 
-    /// How long it takes until nothing is owed.
-    pub(super) fn debt(&self) -> Duration {
-        let owed = self.messages.iter().chain(&self.bytes).map(Bucket::seconds_owed);
-        // A little more, so that there is something in the bucket then.
-        Duration::from_secs_f64(owed.fold(0.0, f64::max)) + Duration::from_millis(1)
-    }
-
-    fn has_any(&self, cost: u32) -> bool {
-        let some = |bucket: &Option<Bucket>| !bucket.as_ref().is_some_and(Bucket::is_empty);
-        (cost == 0 || some(&self.messages)) && some(&self.bytes)
+    fn lacks(&self, messages: f64, bytes: f64) -> Option<(Excess, Duration)> {
+        let lack = |bucket: &Option<Bucket>, cost| bucket.as_ref()?.lacks(cost);
+        let messages = lack(&self.messages, messages).map(|time| (Excess::Messages, time));
+        let bytes = lack(&self.bytes, bytes).map(|time| (Excess::Bytes, time));
+        messages.into_iter().chain(bytes).max_by_key(|&(_, time)| time)
     }
 }
 
 impl Bucket {
-    fn is_empty(&self) -> bool {
-        self.level <= 0.0
-    }
-
-    fn seconds_owed(&self) -> f64 {
-        (-self.level / self.rate.per_second).max(0.0)
+    /// How long it takes until there is enough; `None` if there is.
+    fn lacks(&self, cost: f64) -> Option<Duration> {
+        let missing = cost.min(self.rate.burst) - self.level;
+        // What is free is free also in debt.
+        if cost == 0.0 || missing <= 0.0 {
+            return None;
+        }
+        Some(Duration::from_secs_f64(missing / self.rate.per_second).max(LEAST_WAIT))
     }
 }
