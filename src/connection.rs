@@ -120,9 +120,6 @@ impl Connection {
         if ending == Some(Ending::Cut) {
             self.close_socket();
         }
-        if ending == Some(Ending::Flush) && self.input.is_suspended() && self.handler_is_late() {
-            self.input.abandon();
-        }
         let input = self.input.run(link, &self.local, ending, turn, cx);
         let written = self.flush(link, ending, cx);
         match (ending, input) {
@@ -136,7 +133,11 @@ impl Connection {
                 self.close_socket();
                 return Step::Again;
             }
-            (Some(_), Progress::Done) if !self.is_open() => {
+            // A handler that is late is not waited for.
+            (Some(_), _)
+                if !self.is_open() && (input == Progress::Done || self.handler_is_late()) =>
+            {
+                self.input.abandon();
                 self.finish();
                 return Step::Ended;
             }

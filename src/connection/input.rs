@@ -103,11 +103,6 @@ impl Input {
         self.reader.rest(&local.read_pool);
     }
 
-    /// Whether a route function waits for something.
-    pub(crate) fn is_suspended(&self) -> bool {
-        self.running.is_some()
-    }
-
     /// Gives up on everything.
     pub(crate) fn abandon(&mut self) {
         let running = self.running.take();

@@ -1,5 +1,6 @@
 //! Worker arbiters: a thread each, with the connections it serves and its handler actors.
 
+use std::cell::OnceCell;
 use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,10 +45,14 @@ pub(crate) struct Worker {
     surroundings: Surroundings,
     /// Held by the broadcast that is under way, so that all connections see the same order.
     fanout: Rc<Mutex<()>>,
-    /// Its drop tells that this worker has ended.
-    _lost: Lost,
 }
 
+thread_local! {
+    /// Dropped when the thread ends, and everything on it has.
+    static LOST: OnceCell<Lost> = const { OnceCell::new() };
+}
+
+/// Its drop tells that a worker has ended.
 struct Lost {
     index: usize,
     tell: mpsc::UnboundedSender<usize>,
@@ -171,8 +176,9 @@ impl Workers {
                 if let Some(deadline) = limits.patience.handler {
                     vitals.show(deadline);
                 }
-                let (fanout, _lost) = (Rc::default(), Lost { index, tell });
-                Worker { local, tcp, surroundings, fanout, _lost }
+                // The thread is this worker's alone.
+                LOST.with(|lost| drop(lost.set(Lost { index, tell })));
+                Worker { local, tcp, surroundings, fanout: Rc::default() }
             });
             Seat { arbiter, addr, load: Arc::default(), watched }
         };
