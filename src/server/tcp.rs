@@ -45,3 +45,36 @@ impl TcpOptions {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_the_settings_say_is_what_the_socket_has() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = SockRef::from(&stream);
+        TcpOptions::new(&Settings::default()).apply(&stream).unwrap();
+        assert!(stream.nodelay().unwrap() && !socket.keepalive().unwrap());
+
+        let settings = Settings {
+            tcp_keepalive_ms: 60_000,
+            tcp_user_timeout_ms: 7_000,
+            ..Settings::default()
+        };
+        TcpOptions::new(&settings).apply(&stream).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(20));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(7)));
+
+        let least = Settings { tcp_keepalive_ms: 1, ..Settings::default() };
+        TcpOptions::new(&least).apply(&stream).unwrap();
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,150 @@
+//! The phases of a stop, and its report.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::Instant;
+use zinxide::testing::{TestClient, TestServer, settings, within};
+use zinxide::{Frame, Inbound, Server, Settings};
+
+const ECHO: u32 = 1;
+const SLOW: u32 = 2;
+const NEVER: u32 = 3;
+const NOTICE: u32 = 9;
+
+fn server(settings: Settings) -> Server {
+    Server::new(settings)
+        .route_fn(ECHO, async |msg: Inbound| msg)
+        .route_fn(NEVER, async |_: Inbound| std::future::pending::<()>().await)
+        .route_fn(SLOW, async |msg: Inbound| {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            msg
+        })
+}
+
+async fn connect(server: &TestServer) -> TestClient {
+    let mut client = TestClient::connect(server.addr()).await;
+    client.send(ECHO, "").await;
+    client.recv().await.unwrap();
+    client
+}
+
+#[actix::test]
+async fn clients_are_told_and_served_until_the_notice_is_over() {
+    let settings = Settings { notice_ms: 300, ..settings() };
+    let server = TestServer::start(server(settings).shutdown_notice((NOTICE, "soon"))).await;
+    let (addr, handle) = (server.addr(), server.handle().clone());
+    let mut client = connect(&server).await;
+    let began = Instant::now();
+    let stopping = actix_rt::spawn(server.stop());
+    assert_eq!(client.recv().await, Some(Frame::new(NOTICE, "soon")));
+    assert!(TcpStream::connect(addr).await.is_err(), "the port is free");
+    client.send(ECHO, "last words").await;
+    assert_eq!(client.recv().await, Some(Frame::new(ECHO, "last words")));
+    assert_eq!(client.recv().await, None);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    drop(client);
+    let report = within(stopping).await.unwrap().unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.connections, 1);
+    assert_eq!(handle.stats().endings.shutdown, 1);
+}
+
+#[actix::test]
+async fn the_notice_is_over_when_all_have_left() {
+    let settings = Settings { notice_ms: 60_000, ..settings() };
+    let server = TestServer::start(server(settings).shutdown_notice((NOTICE, ""))).await;
+    let handle = server.handle().clone();
+    let mut clients = [connect(&server).await, connect(&server).await];
+    let stopping = actix_rt::spawn(server.stop());
+    for client in &mut clients {
+        assert_eq!(client.recv().await, Some(Frame::new(NOTICE, "")));
+    }
+    drop(clients);
+    let report = within(stopping).await.unwrap().unwrap();
+    assert!(report.took < Duration::from_secs(30));
+    let endings = handle.stats().endings;
+    assert_eq!((endings.peer_closed + endings.io, endings.shutdown), (2, 0));
+}
+
+#[actix::test]
+async fn what_was_received_is_answered_and_the_report_is_clean() {
+    let server = TestServer::start(server(settings())).await;
+    let mut client = connect(&server).await;
+    for _ in 0..3 {
+        client.send(SLOW, "slow").await;
+    }
+    // It has been read when this is answered, on another connection of the same size or not.
+    let mut other = connect(&server).await;
+    other.send(SLOW, "slow").await;
+    other.recv().await.unwrap();
+    let stopping = actix_rt::spawn(server.stop());
+    assert_eq!(client.recv_to_end().await.len(), 3);
+    drop((client, other));
+    let report = within(stopping).await.unwrap().unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.connections, report.cut), (2, 0));
+}
+
+#[actix::test]
+async fn what_was_cut_is_in_the_report() {
+    let (tx, mut stopped) = unbounded_channel();
+    let settings = Settings {
+        drain_deadline_ms: 100,
+        worker_pool_size: 1,
+        max_packet_size: 1 << 20,
+        max_msg_chan_bytes: 64 << 20,
+        ..settings()
+    };
+    let server = server(settings).on_event(move |event| {
+        if let zinxide::Event::Stopped { report, .. } = event {
+            tx.send((**report, event.to_string())).unwrap();
+        }
+    });
+    let server = TestServer::start(server).await;
+    // One does not read, one has a handler that never ends, with a message behind it.
+    let _deaf = connect(&server).await;
+    let handle = server.handle().clone();
+    let deaf = handle.connections().all().pop().unwrap();
+    let mut sent = 0;
+    while sent < 32 {
+        within(deaf.send(ECHO, vec![0; 1 << 20])).await.unwrap();
+        sent += 1;
+    }
+    let mut hangs = connect(&server).await;
+    // In one write, so that both are read before the first is handled.
+    hangs.send_bytes(b"\0\0\0\0\x03\0\0\0\x06\0\0\0\x01\0\0\0behind").await;
+    let mut fine = connect(&server).await;
+    fine.send(ECHO, "").await;
+    fine.recv().await.unwrap();
+
+    let report = within(server.stop()).await.unwrap();
+    assert!(!report.is_clean());
+    assert_eq!(report.connections, 3);
+    assert!((1..=32).contains(&report.frames_cut), "{report:?}");
+    assert!(report.bytes_cut > 0 && report.bytes_cut <= 32 * ((1 << 20) + 8), "{report:?}");
+    let stats = handle.stats();
+    assert_eq!((stats.frames_cut, stats.bytes_cut), (report.frames_cut, report.bytes_cut));
+    assert_eq!(report.bytes_unhandled, 8 + "behind".len() as u64);
+    let (told, words) = within(stopped.recv()).await.unwrap();
+    assert_eq!(told, report);
+    assert!(words.contains("frames (") && words.contains("3 connections"), "{words}");
+}
+
+#[actix::test]
+async fn a_dial_during_the_stop_is_not_admitted() {
+    let settings = Settings { notice_ms: 200, ..settings() };
+    let server = TestServer::start(server(settings).shutdown_notice((NOTICE, ""))).await;
+    let mut client = connect(&server).await;
+    let handle = server.handle().clone();
+    let stopping = actix_rt::spawn(server.stop());
+    assert_eq!(client.recv().await, Some(Frame::new(NOTICE, "")));
+    let late = zinxide::testing::conn(99, &zinxide::testing::settings());
+    let refused = handle.conn_manager().send(zinxide::conn_manager::Add(late)).await.unwrap();
+    assert_eq!(refused, Err(zinxide::conn_manager::AddError::Draining));
+    drop(client);
+    within(stopping).await.unwrap().unwrap();
+}
