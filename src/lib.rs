@@ -81,15 +81,18 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`Server`], [`BoundServer`], [`ServerHandle`], [`ServerError`] | builder, listening server, handle to it |
-//! | [`Settings`], [`Unrouted`], [`SettingsError`] | what a server is told: defaults, file, environment |
+//! | [`Server`], [`BoundServer`], [`ServerHandle`], [`ServerError`], [`StopReport`] | builder, listening server, handle to it, and how it ended |
+//! | [`Settings`], [`SettingsError`], [`Network`] | what a server is told: defaults, file, environment |
+//! | [`Overflow`], [`OverRate`], [`Unrouted`], [`WhenFull`], [`WhileDown`], [`WhenWorkerLost`] | policies for what can go wrong |
 //! | [`Inbound`] | one message and its answer: all that a handler needs |
 //! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`], [`Reply`] | where messages go; routes that come and go |
-//! | [`Conn`], [`ConnId`], [`SendError`], [`CloseReason`], [`Slow`], [`Silence`] | handle to a connection, and its end |
+//! | [`Conn`], [`ConnId`], [`Sent`], [`SendError`], [`Unsent`] | handle to a connection |
+//! | [`CloseReason`], [`Slow`], [`Silence`], [`Excess`] | its end |
+//! | [`Heartbeat`], [`Watermark`] | what it is asked, and what its application is told |
 //! | [`conn_manager`]: [`ConnManager`], [`Connections`], [`BroadcastReport`] | who is connected; limit, look-up, broadcast, closing |
 //! | [`Connection`], [`Stop`] | the actor of one connection |
 //! | [`Frame`], [`MsgId`], [`FrameCodec`], [`WireFormat`], [`FrameError`], [`CodecError`] | what is on the wire, for servers and clients |
-//! | [`Stats`], [`Endings`] | what has happened so far |
+//! | [`Event`], [`Stats`], [`Endings`], [`Refusals`] | what happens, and what has happened so far |
 //! | [`testing`] | the kit for tests of applications |
 //!
 //! The messages of [`ConnManager`] and [`Router`] have short names and live in their modules, and there

@@ -57,10 +57,10 @@ counters! {
         /// Bytes received that a connection's end left without a handler.
         bytes_unhandled,
         /// Frames that were dropped in place of the ones sent after them:
-        /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+        /// [`Overflow::DropOldest`].
         oldest_dropped,
         /// Frames that were dropped for want of room:
-        /// [`Overflow::DropNewest`](crate::Overflow::DropNewest).
+        /// [`Overflow::DropNewest`].
         newest_dropped,
         /// Answers to connections that were closed meanwhile.
         replies_dropped,
