@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Arbiter, AtomicResponse, Context, Handler, WrapFuture};
 use clap::{Parser, ValueEnum};
-use zinxide::{Frame, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
+use zinxide::{Frame, Heartbeat, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
 
 const ECHO: u32 = 1;
 const BROADCAST: u32 = 2;
@@ -23,6 +23,9 @@ struct Options {
     /// What a message costs the application, in nanoseconds of CPU
     #[arg(long, default_value_t = 0)]
     work: u64,
+    /// The interval of heartbeats in milliseconds; 0 for none. Nobody is given up
+    #[arg(long, default_value_t = 0)]
+    heartbeat: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -93,7 +96,7 @@ async fn to_all(server: ServerHandle, mut msg: Inbound) {
 #[actix::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     env_logger::init();
-    let Options { port, wire, workers, route, work } = Options::parse();
+    let Options { port, wire, workers, route, work, heartbeat } = Options::parse();
     let work = Duration::from_nanos(work);
     // As many descriptors as the system gives; a server that has fewer says so when it runs out.
     rlimit::increase_nofile_limit(u64::MAX)?;
@@ -131,6 +134,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             });
             server.route_to(ECHO, echo.recipient())
         }
+    };
+    let server = match heartbeat {
+        0 => server,
+        ms => server.heartbeat(
+            Heartbeat::every(Duration::from_millis(ms)).alive_within(Duration::from_secs(86_400)),
+        ),
     };
     server.serve().await?;
     Ok(())

@@ -182,9 +182,12 @@ impl Outbox {
 pub(crate) struct Batch {
     segments: VecDeque<Segment>,
     tail: BytesMut,
-    tail_frames: usize,
     /// How much of the front (the first segment, else the tail) is written.
     written: usize,
+    tail_frames: u32,
+    /// It did not come from an outbox, whose counts do not include it: it is either written at once or
+    /// counted there.
+    pub(crate) direct: bool,
 }
 
 #[derive(Debug)]
@@ -263,7 +266,7 @@ impl Batch {
     pub(crate) fn size(&self) -> (usize, usize) {
         let frames: usize = self.segments.iter().map(|segment| segment.frames).sum();
         let bytes: usize = self.segments.iter().map(|segment| segment.bytes.len()).sum();
-        (frames + self.tail_frames, bytes + self.tail.len() - self.written)
+        (frames + self.tail_frames as usize, bytes + self.tail.len() - self.written)
     }
 
     /// How many bytes of small frames are at its end.
@@ -310,7 +313,7 @@ impl Batch {
         }
         self.written += n;
         if self.written == self.tail.len() {
-            frames += std::mem::take(&mut self.tail_frames);
+            frames += std::mem::take(&mut self.tail_frames) as usize;
             self.tail.clear();
             self.written = 0;
         }
@@ -363,7 +366,7 @@ impl Batch {
     /// Makes a segment of the tail.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            let frames = std::mem::take(&mut self.tail_frames);
+            let frames = std::mem::take(&mut self.tail_frames) as usize;
             let bytes = std::mem::take(&mut self.tail).freeze();
             self.segments.push_back(Segment { bytes, frames, kind: Kind::Run });
         }

@@ -1,7 +1,7 @@
 //! What a connection's handles and its actor share: the outbox, the window, and the wish to close.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) window: Window,
     pub(crate) properties: Properties,
     /// Which worker has the connection.
-    worker: AtomicUsize,
+    worker: AtomicU32,
     /// Whether `closing` is set, to be asked without the lock.
     ending: AtomicBool,
     /// Whether the outbox has frames that the writer has not taken, to be asked without the lock.
@@ -38,8 +38,9 @@ pub(crate) struct Shared {
     dropped: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
-    /// Bytes that the peer had not taken when it was last written to, as the budget knows it.
-    stuck: AtomicUsize,
+    /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
+    /// than 32 bits hold.
+    stuck: AtomicU32,
     /// Tasks in `push_when_room`; notified by the connection's writer.
     room: Notify,
     state: Mutex<State>,
@@ -119,13 +120,13 @@ impl Shared {
             limits,
             window: Window::default(),
             properties: Properties::default(),
-            worker: AtomicUsize::new(0),
+            worker: AtomicU32::new(0),
             ending: AtomicBool::new(false),
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
-            stuck: AtomicUsize::new(0),
+            stuck: AtomicU32::new(0),
             room: Notify::const_new(),
             state: Mutex::default(),
         }
@@ -272,7 +273,7 @@ impl Shared {
 
     /// Bytes that the peer did not take when it was last written to.
     pub(crate) fn stuck(&self) -> usize {
-        self.stuck.load(Ordering::Relaxed)
+        self.stuck.load(Ordering::Relaxed) as usize
     }
 
     /// Asks the connection to end; the first reason wins, but a later one may hurry the end up.
@@ -328,11 +329,11 @@ impl Shared {
     }
 
     pub(crate) fn worker(&self) -> usize {
-        self.worker.load(Ordering::Relaxed)
+        self.worker.load(Ordering::Relaxed) as usize
     }
 
     pub(crate) fn set_worker(&self, index: usize) {
-        self.worker.store(index, Ordering::Relaxed);
+        self.worker.store(index as u32, Ordering::Relaxed);
     }
 
     pub(crate) fn attach(&self) {
@@ -413,9 +414,10 @@ impl Shared {
     /// The writer could not write `bytes` of what there is.
     pub(crate) fn set_stuck(&self, bytes: usize) {
         let known = self.stuck.load(Ordering::Relaxed);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         if known != bytes {
             self.stuck.store(bytes, Ordering::Relaxed);
-            self.limits.budget.change(known, bytes);
+            self.limits.budget.change(known as usize, bytes as usize);
         }
     }
 

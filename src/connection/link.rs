@@ -32,14 +32,11 @@ struct Io {
     transport: Option<Box<dyn Transport>>,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
-    /// The batch did not come from the outbox, whose counts do not include it. It is either
-    /// written at once or counted there.
-    direct: bool,
 }
 
 impl Link {
     pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
-        let io = Io { transport: Some(transport), batch: Batch::default(), direct: false };
+        let io = Io { transport: Some(transport), batch: Batch::default() };
         Self { conn, pulse: Pulse::default(), io: RefCell::new(io) }
     }
 
@@ -62,7 +59,7 @@ impl Link {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
+        let Io { transport, batch } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(())) };
         let shared = self.conn.shared();
         while !batch.is_empty() || shared.next_batch(batch) {
@@ -71,7 +68,7 @@ impl Link {
                 Poll::Ready(Ok(n)) => batch.advance(n),
                 _ => 0,
             };
-            if std::mem::take(direct) {
+            if std::mem::take(&mut batch.direct) {
                 if !batch.is_empty() {
                     let (frames, bytes) = batch.size();
                     shared.adopt(frames, bytes);
@@ -95,13 +92,13 @@ impl Link {
             Answer::Echo(message) => (message.id(), message.payload()),
         };
         let shared = self.conn.shared();
-        let Io { batch, direct, .. } = &mut *self.io.borrow_mut();
-        let next = *direct || batch.is_empty();
+        let Io { batch, .. } = &mut *self.io.borrow_mut();
+        let next = batch.direct || batch.is_empty();
         if !next || !shared.is_clear() || payload.len() >= SHARE_FROM {
             Replies::reply(&self.conn, reply);
             return false;
         }
-        *direct = true;
+        batch.direct = true;
         batch.lend(|| local.spare_buffer());
         batch.push_copy(&shared.limits.codec, id, payload);
         batch.tail_len() >= FLUSH_FROM
@@ -142,7 +139,7 @@ impl Link {
     /// How many answers are to be written without having passed the outbox.
     pub(crate) fn direct_frames(&self) -> usize {
         let io = self.io.borrow();
-        if io.direct { io.batch.size().0 } else { 0 }
+        if io.batch.direct { io.batch.size().0 } else { 0 }
     }
 
     /// Shuts the writing side down. What was written is the peer's to read.
@@ -177,9 +174,9 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self) -> Unsent {
-        let Io { transport, batch, direct } = &mut *self.io.borrow_mut();
+        let Io { transport, batch } = &mut *self.io.borrow_mut();
         *transport = None;
-        if std::mem::take(direct) {
+        if std::mem::take(&mut batch.direct) {
             let (frames, bytes) = batch.size();
             self.conn.shared().adopt(frames, bytes);
         }
