@@ -121,7 +121,7 @@ impl ConnManager {
         if let Some(conn) = self.connections.remove(id) {
             self.admission.leave(conn.peer_addr().ip());
             let why = conn.shared().closing().unwrap_or(CloseReason::WorkerGone);
-            conn.emit(Event::Removed { id, why: &why, connected: self.connections.len() });
+            conn.emit(Event::Removed { conn: &conn, why: &why, connected: self.connections.len() });
             self.waiting.remove(&id);
             self.unpark();
         }

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use log::{Level, error, log};
 
-use crate::conn::{CloseReason, Conn, ConnId, Excess, Overflow, SendError, Unsent};
+use crate::conn::{CloseReason, Conn, Excess, Overflow, SendError, Unsent};
 use crate::conn_manager::AddError;
 use crate::frame::MsgId;
 use crate::server::StopReport;
@@ -82,7 +82,7 @@ pub enum Event<'a> {
     /// A connection was admitted; so many are connected.
     Admitted { conn: &'a Conn, connected: usize },
     /// A connection has ended and is out of the table; so many are connected.
-    Removed { id: ConnId, why: &'a CloseReason, connected: usize },
+    Removed { conn: &'a Conn, why: &'a CloseReason, connected: usize },
     /// A dial was not admitted.
     Refused { peer: SocketAddr, why: &'a AddError },
     /// A dial waits for a place, and all later ones with it.
@@ -106,7 +106,7 @@ pub enum Event<'a> {
     /// The handler actor of a message id ended, and is started again after a pause.
     HandlerDied { message: MsgId, panicked: bool, pause: Duration },
     /// A message was dropped in that pause.
-    DroppedWhileDown { message: MsgId },
+    DroppedWhileDown { conn: &'a Conn, message: MsgId },
     /// A connection's socket is closed.
     Closed { conn: &'a Conn, why: &'a CloseReason, unsent: Unsent, unhandled: usize },
     /// The peer takes less than what is sent to it: this much is unsent.
@@ -221,8 +221,8 @@ impl fmt::Display for Event<'_> {
             Self::RouteRemoved { id } => write!(f, "route removed for message {id}"),
             Self::MaxConnChanged { from, to } => write!(f, "max_conn was {from} and is {to}"),
             Self::Admitted { conn, connected } => write!(f, "{conn} added, {connected} connected"),
-            Self::Removed { id, connected, .. } => {
-                write!(f, "connection {id} removed, {connected} connected")
+            Self::Removed { conn, connected, .. } => {
+                write!(f, "{conn} removed, {connected} connected")
             }
             Self::Refused { peer, why } => write!(f, "connection from {peer} refused: {why}"),
             Self::Parked { peer } => {
@@ -252,8 +252,8 @@ impl fmt::Display for Event<'_> {
                     "the handler actor of message {message} {how}; it is started again in {ms} ms"
                 )
             }
-            Self::DroppedWhileDown { message } => {
-                write!(f, "message {message} was dropped while its handler actor was down")
+            Self::DroppedWhileDown { conn, message } => {
+                write!(f, "{conn}: message {message} was dropped while its handler actor was down")
             }
             Self::Closed { conn, why, unsent: Unsent { frames: 0, .. }, unhandled: 0 } => {
                 write!(f, "{conn} closed: {why}")

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::queue::RunQueue;
 use super::reply::Replies;
 use super::table::{Delivered, LocalRoute, RouteSource, Surroundings};
+use crate::conn::Conn;
 use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
@@ -61,7 +62,7 @@ struct HandlerRoute {
 impl HandlerRoute {
     /// What becomes of a message that the actor is not there for; `None` if it is queued.
     #[cold]
-    fn without_actor(&self, id: MsgId) -> Option<Delivered> {
+    fn without_actor(&self, conn: &Conn, id: MsgId) -> Option<Delivered> {
         if self.queue.ended.get() {
             return Some(Delivered::Gone);
         }
@@ -69,7 +70,7 @@ impl HandlerRoute {
             WhileDown::Wait => None,
             WhileDown::Close => Some(Delivered::Gone),
             WhileDown::Drop => {
-                self.surroundings.events.emit(Event::DroppedWhileDown { message: id });
+                conn.emit(Event::DroppedWhileDown { conn, message: id });
                 Some(Delivered::Done)
             }
         }
@@ -80,7 +81,7 @@ impl LocalRoute for HandlerRoute {
     #[inline]
     fn deliver(&self, message: Inbound, _: &dyn Replies, _: &mut TaskContext<'_>) -> Delivered {
         if self.queue.absent.get()
-            && let Some(delivered) = self.without_actor(message.id())
+            && let Some(delivered) = self.without_actor(message.conn(), message.id())
         {
             return delivered;
         }
@@ -96,7 +97,7 @@ impl LocalRoute for HandlerRoute {
         _: &mut TaskContext<'_>,
     ) -> Delivered {
         if self.queue.absent.get()
-            && let Some(delivered) = self.without_actor(parcel.id)
+            && let Some(delivered) = self.without_actor(parcel.conn, parcel.id)
         {
             drop(Inbound::from(parcel));
             return delivered;
@@ -218,7 +219,8 @@ fn give_up(queue: &RunQueue, surroundings: &Surroundings) {
     match surroundings.while_down {
         WhileDown::Wait => {}
         WhileDown::Drop => left().for_each(|message| {
-            surroundings.events.emit(Event::DroppedWhileDown { message: message.id() });
+            let conn = message.conn();
+            conn.emit(Event::DroppedWhileDown { conn, message: message.id() });
         }),
         WhileDown::Close => inbound::abandoning(|| left().for_each(drop)),
     }
