@@ -181,7 +181,7 @@ impl Connection {
         match flushed {
             Poll::Ready(Ok(())) => {
                 self.deadlines.clear(Due::Write);
-                if self.high || link.conn.shared().stuck() > 0 {
+                if self.is_open() && (self.high || link.conn.shared().stuck() > 0) {
                     self.note_unsent();
                 }
             }

@@ -276,6 +276,26 @@ async fn the_watermarks_are_told_of_when_they_are_crossed_up_and_down_in_turn() 
 }
 
 #[actix::test]
+async fn a_connection_that_ends_above_its_high_watermark_is_not_told_to_be_below_the_low_one() {
+    let (tx, mut marks) = unbounded_channel();
+    let (ended, mut ends) = unbounded_channel();
+    let settings = Settings { max_msg_chan_len: 8, worker_pool_size: 1, ..settings() };
+    let server = Server::new(settings)
+        .on_watermark(move |_, mark| tx.send(mark).unwrap())
+        .on_conn_stop(move |_, _| ended.send(()).unwrap());
+    let (server, mut conns) = served(server).await;
+    let deaf = TestClient::connect(server.addr()).await;
+    let conn = within(conns.recv()).await.unwrap();
+    let mut neighbour = TestClient::connect(server.addr()).await;
+    fill(&conn, 8, &mut neighbour).await;
+    assert_eq!(within(marks.recv()).await, Some(Watermark::High));
+    deaf.reset();
+    within(ends.recv()).await.unwrap();
+    assert!(marks.try_recv() != Ok(Watermark::Low));
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn beyond_the_budget_of_the_server_the_worst_is_closed_and_no_other() {
     let (tx, mut ends) = unbounded_channel();
     let settings = Settings {
