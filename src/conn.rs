@@ -78,7 +78,8 @@ pub enum SendError {
 pub enum Sent {
     /// It is accepted.
     Accepted,
-    /// It is accepted in place of so many older ones, which are dropped.
+    /// It is accepted in place of so many older ones, which were sent with [`Overflow::DropOldest`] and are
+    /// dropped.
     InPlaceOf(usize),
     /// It is dropped.
     Dropped,
@@ -128,7 +129,9 @@ impl Conn {
     ///
     /// A future dropped before it is done has accepted nothing: the frame is dropped with it.
     pub async fn send(&self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
-        self.shared.push_when_room(Frame::new(id, payload)).await
+        let pushed = self.shared.push_when_room(Frame::new(id, payload)).await?;
+        self.settle(pushed, Overflow::Refuse);
+        Ok(())
     }
 
     /// Accepts a frame for sending if the outbox has room; never waits. What becomes of it if there
@@ -154,20 +157,17 @@ impl Conn {
         payload: impl Into<Bytes>,
         overflow: Overflow,
     ) -> Result<Sent, SendError> {
-        let mut frame = Frame::new(id, payload);
-        let pushed = if overflow == Overflow::DropOldest {
+        let frame = Frame::new(id, payload);
+        let (pushed, frame) = if overflow == Overflow::DropOldest {
             if !self.shared.limits.can_ever_send(&frame) {
                 return Err(SendError::TooLarge(frame));
             }
             let encoded = Encoded::new(&self.shared.limits.codec, &frame);
-            self.shared.push_encoded(&encoded, overflow)
+            (self.shared.push_encoded(&encoded, overflow), frame)
         } else {
             match self.shared.push(frame) {
-                Ok(()) => return Ok(Sent::Accepted),
-                Err(SendError::Full(full)) => {
-                    frame = full;
-                    Pushed::Full
-                }
+                Ok(pushed) => (pushed, Frame::default()),
+                Err(SendError::Full(frame)) => (Pushed::Full, frame),
                 Err(error) => return Err(error),
             }
         };
@@ -183,7 +183,7 @@ impl Conn {
         match pushed {
             Pushed::Accepted => Some(Sent::Accepted),
             Pushed::Displaced(frames) => {
-                self.dropped(overflow, frames);
+                self.dropped(Overflow::DropOldest, frames);
                 Some(Sent::InPlaceOf(frames))
             }
             Pushed::Closed => None,

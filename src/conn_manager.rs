@@ -9,9 +9,7 @@ use std::future::ready;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseFuture, WrapFuture,
-};
+use actix::{Actor, AsyncContext, Context, Handler, Recipient, ResponseFuture};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
@@ -24,7 +22,7 @@ pub(crate) use admission::Admission;
 pub use messages::{
     Add, Broadcast, BroadcastReport, ClearConn, ConnNotFound, Get, Ids, Len, Remove, SetMaxConn,
 };
-pub(crate) use messages::{Drain, Fanout, Left, Shut, Vacancy};
+pub(crate) use messages::{Drain, Fanout, Left, Shed, Shut, Vacancy};
 pub(crate) use registration::{Gone, Registration};
 pub use table::Connections;
 
@@ -98,6 +96,10 @@ impl ConnManager {
     fn end(&mut self, conns: Vec<Conn>, reason: &CloseReason) -> oneshot::Receiver<()> {
         for conn in &conns {
             conn.close(reason.clone());
+            if !conn.shared().is_attached() {
+                // No socket behind it, so nobody would report its end.
+                self.forget(conn);
+            }
         }
         self.left(conns)
     }
@@ -109,19 +111,19 @@ impl ConnManager {
         for conn in conns {
             if conn.shared().is_attached() {
                 self.waiting.entry(conn.id()).or_default().push(Rc::clone(&waiting));
-            } else {
-                // No socket behind it, so nobody would report its end.
-                self.forget(conn.id());
             }
         }
         rx
     }
 
-    fn forget(&mut self, id: ConnId) {
-        if let Some(conn) = self.connections.remove(id) {
+    fn forget(&mut self, conn: &Conn) {
+        let id = conn.id();
+        // It may be that another one has this id.
+        let known = self.connections.get(id).is_some_and(|known| known.is(conn));
+        if known && self.connections.remove(id) {
             self.admission.leave(conn.peer_addr().ip());
             let why = conn.shared().closing().unwrap_or(CloseReason::WorkerGone);
-            conn.emit(Event::Removed { conn: &conn, why: &why, connected: self.connections.len() });
+            conn.emit(Event::Removed { conn, why: &why, connected: self.connections.len() });
             self.waiting.remove(&id);
             self.unpark();
         }
@@ -134,21 +136,13 @@ impl ConnManager {
         }
     }
 
-    fn await_shortage(&self, ctx: &mut Context<Self>) {
-        let budget = Arc::clone(&self.limits.budget);
-        let exceeded = async move { budget.exceeded().await }.into_actor(self);
-        ctx.spawn(exceeded.map(|(), manager, ctx| {
-            manager.shed();
-            manager.await_shortage(ctx);
-        }));
-    }
-
     /// Closes those of which most is unsent, until the others are within the budget.
-    fn shed(&mut self) {
+    fn shed(&self) {
         let budget = &self.limits.budget;
         let conns = self.connections.all().into_iter();
+        // One that ends in order holds its bytes until it has.
         let mut stuck: Vec<_> =
-            conns.filter(|c| !c.is_closed()).map(|c| (c.shared().stuck(), c)).collect();
+            conns.filter(|c| !c.shared().is_cut()).map(|c| (c.shared().stuck(), c)).collect();
         stuck.sort_unstable_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
         let mut used: usize = stuck.iter().map(|&(bytes, _)| bytes).sum();
         for (bytes, conn) in stuck {
@@ -167,7 +161,19 @@ impl Actor for ConnManager {
     fn started(&mut self, ctx: &mut Context<Self>) {
         // What waits for room in a mailbox is overtaken by what comes later.
         ctx.set_mailbox_capacity(0);
-        self.await_shortage(ctx);
+        let (budget, manager) = (Arc::clone(&self.limits.budget), ctx.address().downgrade());
+        actix_rt::spawn(async move {
+            // Without a hold on the manager, which ends when nobody else has one.
+            loop {
+                budget.exceeded().await;
+                let Some(manager) = manager.upgrade() else { return };
+                manager.do_send(Shed);
+            }
+        });
+    }
+
+    fn stopped(&mut self, _: &mut Context<Self>) {
+        self.limits.budget.wake();
     }
 }
 
@@ -220,6 +226,14 @@ impl Handler<Vacancy> for ConnManager {
     }
 }
 
+impl Handler<Shed> for ConnManager {
+    type Result = ();
+
+    fn handle(&mut self, _: Shed, _: &mut Context<Self>) {
+        self.shed();
+    }
+}
+
 impl Handler<Shut> for ConnManager {
     type Result = ();
 
@@ -247,8 +261,8 @@ impl Handler<Remove> for ConnManager {
 impl Handler<Gone> for ConnManager {
     type Result = ();
 
-    fn handle(&mut self, Gone(id): Gone, _: &mut Context<Self>) {
-        self.forget(id);
+    fn handle(&mut self, Gone(conn): Gone, _: &mut Context<Self>) {
+        self.forget(&conn);
     }
 }
 

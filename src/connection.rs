@@ -66,6 +66,9 @@ pub struct Connection {
     registration: Option<Registration>,
     /// `on_conn_start` has been called and `on_conn_stop` has not.
     started: bool,
+    /// The socket has taken something. Before that it looks full even if it is not: tokio asks the system
+    /// first.
+    taken: bool,
     /// The outbox was above its high watermark and has not been below the low one since.
     high: bool,
 }
@@ -91,6 +94,7 @@ impl Connection {
             closed: false,
             registration: Some(registration),
             started: false,
+            taken: false,
             high: false,
         }
         .start()
@@ -119,6 +123,9 @@ impl Connection {
         let ending = shared.begin_turn(cx.waker(), || self.local.spare_buffer());
         if ending == Some(Ending::Cut) {
             self.close_socket();
+        }
+        if self.input.is_suspended() && ending == Some(Ending::Flush) && self.handler_is_late() {
+            self.input.abandon();
         }
         let input = self.input.run(link, &self.local, ending, turn, cx);
         let written = self.flush(link, ending, cx);
@@ -176,6 +183,7 @@ impl Connection {
         let flushed = link.poll_flush(&mut progress, cx);
         self.talking |= progress && ending.is_some();
         if progress {
+            self.taken = true;
             link.pulse.write(self.local.now());
         }
         match flushed {
@@ -193,7 +201,9 @@ impl Connection {
                 if progress || !self.deadlines.is_set(Due::Write) {
                     self.deadlines.set(Due::Write, link.conn.shared().limits.write_deadline);
                 }
-                self.note_unsent();
+                if self.taken {
+                    self.note_unsent();
+                }
                 return false;
             }
         }

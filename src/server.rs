@@ -181,8 +181,8 @@ impl Server {
         self
     }
 
-    /// Counts a message with this id as `cost` messages for the setting `rate_messages`; 0 for one
-    /// that is free. Every other message counts as one.
+    /// Counts a message with this id as `cost` messages for the setting `rate_messages`, but not for more
+    /// than a burst; 0 for one that is free. Every other message counts as one.
     pub fn route_cost(mut self, id: MsgId, cost: u32) -> Self {
         self.costs.insert(id, cost);
         self
@@ -211,7 +211,8 @@ impl Server {
     /// Sends this frame to every connection when the server is about to stop. It reads on for
     /// `notice_ms` then, for clients to say what they have to say.
     ///
-    /// An outbox without room does not get it.
+    /// An outbox without room does not get it. One that could never take it is an error of
+    /// [`bind`](Self::bind).
     pub fn shutdown_notice(mut self, frame: impl Into<Frame>) -> Self {
         self.notice = Some(frame.into());
         self
@@ -248,6 +249,10 @@ impl Server {
         }
         let (refusal, notice) = (self.refusal.take(), self.notice.take());
         let Parts { settings, routes, hooks, limits, surroundings } = self.into_parts();
+        let notice = match notice {
+            Some(frame) if !limits.can_ever_send(&frame) => return Err(ServerError::Notice(frame)),
+            notice => notice,
+        };
         let bind_error = |source| ServerError::Bind {
             addr: format!("{}:{}", settings.host, settings.tcp_port),
             source,

@@ -102,12 +102,13 @@ pub struct Settings {
     pub handler_deadline_ms: u64,
     /// What becomes of messages whose handler actor died and is about to be started again.
     pub while_handler_down: WhileDown,
-    /// How many messages a peer may send a second, in the long run; 0 for any number. Routes may
-    /// count for more: [`Server::route_cost`](crate::Server::route_cost).
+    /// How many messages may come on a connection a second, in the long run; 0 for any number. Routes
+    /// may count for more: [`Server::route_cost`](crate::Server::route_cost).
     pub rate_messages: u32,
-    /// How many bytes a peer may send a second, in the long run, headers included; 0 for any number.
+    /// How many bytes may come on a connection a second, in the long run, headers included; 0 for any
+    /// number. A burst must allow the largest packet.
     pub rate_bytes: u32,
-    /// How much a peer may send at once: what the rates allow in this time, in milliseconds; at least
+    /// How much may come at once: what the rates allow in this time, in milliseconds; at least
     /// 1.
     pub rate_burst_ms: u64,
     /// What becomes of a message with which a peer has sent too much.
@@ -242,7 +243,8 @@ impl Settings {
     /// [`SettingsError::OutOfRange`], which names the key.
     pub fn validate(&self) -> Result<(), SettingsError> {
         let largest = self.max_packet_size as usize + HEADER_LEN;
-        let checks: [(&'static str, bool, String); 13] = [
+        let burst_bytes = u64::from(self.rate_bytes).saturating_mul(self.rate_burst_ms) / 1000;
+        let checks: [(&'static str, bool, String); 15] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -285,11 +287,23 @@ impl Settings {
                 self.low_watermark_percent <= self.high_watermark_percent,
                 format!("must be at most high_watermark_percent: {}", self.high_watermark_percent),
             ),
+            (
+                "rate_bytes",
+                self.rate_bytes == 0 || burst_bytes >= largest as u64,
+                format!(
+                    "must allow a packet of max_packet_size and its header in rate_burst_ms: {largest} bytes"
+                ),
+            ),
             ("ipv6_prefix", (1..=128).contains(&self.ipv6_prefix), "must be from 1 to 128".into()),
             (
                 "reserved_conn",
                 self.reserved_conn < self.max_conn,
                 format!("must be less than max_conn: {}", self.max_conn),
+            ),
+            (
+                "tcp_keepalive_ms",
+                self.tcp_keepalive_ms <= MAX_KEEPALIVE_MS,
+                format!("must be at most {MAX_KEEPALIVE_MS}"),
             ),
             (
                 "when_full",
@@ -304,7 +318,6 @@ impl Settings {
             ("idle_deadline_ms", self.idle_deadline_ms),
             ("write_idle_deadline_ms", self.write_idle_deadline_ms),
             ("handler_deadline_ms", self.handler_deadline_ms),
-            ("tcp_keepalive_ms", self.tcp_keepalive_ms),
             ("tcp_user_timeout_ms", u64::from(self.tcp_user_timeout_ms)),
             ("notice_ms", self.notice_ms),
             ("drain_deadline_ms", self.drain_deadline_ms),
@@ -386,5 +399,7 @@ fn unless_0(ms: u64) -> Option<Duration> {
 const MAX_PACKET: u32 = 1 << 30;
 const MAX_WORKERS: usize = 1024;
 const MAX_WINDOW: u32 = 1 << 20;
+/// What Linux takes, tcp(7).
+const MAX_KEEPALIVE_MS: u64 = 32_767_000;
 /// A day.
 const MAX_DEADLINE_MS: u64 = 86_400_000;

@@ -36,8 +36,9 @@ use tokio_util::codec::Encoder;
 
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
-use crate::conn_manager::{Add, ConnManager, Registration};
+use crate::conn_manager::{Add, Admission, ConnManager, Registration};
 use crate::connection::{Connection, Local, watch};
+use crate::event::Stats;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
@@ -107,7 +108,8 @@ impl TestConnection {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
-        let manager = ConnManager::new(&settings);
+        let admission = Admission::new(&settings);
+        let manager = ConnManager::with_workers(admission, Arc::clone(&limits), Vec::new());
         let local = Rc::new(Local::new(Arc::new(hooks)));
         let connections = manager.connections();
         let manager = manager.start();
@@ -125,11 +127,16 @@ impl TestConnection {
         local.routes.update(&Table(routes.collect()), &surroundings);
         watch(&local, &limits.patience);
         let conn = Conn::new(1, nowhere, Arc::new(nowhere), limits);
-        let registration = Registration::new(&conn, Arc::new(manager.clone()), Arc::default());
+        let registration = Registration::new(&conn, Arc::new(manager.clone()));
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");
         let actor = Connection::start_on(local, conn.clone(), Box::new(stream), registration);
         Self { conn, actor, manager }
+    }
+
+    /// What has happened to it so far, as a server counts it.
+    pub fn stats(&self) -> Stats {
+        self.conn.shared().limits.events.stats()
     }
 }
 

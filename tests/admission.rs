@@ -292,3 +292,94 @@ async fn a_server_that_is_suspended_or_full_can_be_stopped_and_suspended() {
     within(server.stop()).await.unwrap();
     assert_eq!(waits.stream().read(&mut [0]).await.unwrap_or(0), 0);
 }
+
+#[actix::test]
+async fn a_dial_that_waited_is_served_by_a_worker_that_is_there() {
+    let (tx, mut parked) = unbounded_channel();
+    let settings = Settings { max_conn: 2, when_full: WhenFull::Wait, ..settings() };
+    let server = server(settings)
+        .route_fn(2, async |_: Inbound| {
+            actix_rt::Arbiter::current().stop();
+        })
+        .on_event(move |event| {
+            if matches!(event, zinxide::Event::Parked { .. }) {
+                tx.send(()).unwrap();
+            }
+        });
+    let server = TestServer::start(server).await;
+    let mut there =
+        [TestClient::connect(server.addr()).await, TestClient::connect(server.addr()).await];
+    for client in &mut there {
+        echo(client).await;
+    }
+    let mut waits = TestClient::connect(server.addr()).await;
+    within(parked.recv()).await.unwrap();
+    waits.send(1, "early").await;
+    // What makes a place is the end of a worker.
+    there[0].send(2, "").await;
+    assert_eq!(waits.recv().await, Some(Frame::new(1, "early")));
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn dials_that_only_the_system_knows_of_are_served_when_a_server_is_suspended() {
+    let server = TestServer::start(server(settings())).await;
+    let addr = server.addr();
+    for _ in 0..20 {
+        // The standard library's, so that the event loop does not turn while it connects.
+        let stream = std::net::TcpStream::connect(addr).unwrap();
+        let (first, second) = (server.handle().suspend(), server.handle().suspend());
+        within(first).await;
+        assert!(std::net::TcpStream::connect(addr).is_err(), "done means closed");
+        within(second).await;
+        stream.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(stream).unwrap();
+        let mut client = TestClient::on(stream, FrameCodec::new(WireFormat::LtvLe, u32::MAX));
+        echo(&mut client).await;
+        within(server.handle().resume()).await.unwrap();
+    }
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn suspending_resuming_and_another_limit_are_told_of() {
+    let (tx, mut told) = unbounded_channel();
+    let server = server(settings()).on_event(move |event| match event {
+        zinxide::Event::Suspended { .. }
+        | zinxide::Event::Resumed { .. }
+        | zinxide::Event::MaxConnChanged { .. } => tx.send(event.to_string()).unwrap(),
+        _ => {}
+    });
+    let server = TestServer::start(server).await;
+    let (handle, addr) = (server.handle().clone(), server.addr());
+    within(handle.suspend()).await;
+    within(handle.resume()).await.unwrap();
+    assert_eq!(within(handle.set_max_conn(5)).await, settings().max_conn);
+    let mut next = async || within(told.recv()).await.unwrap();
+    assert_eq!(next().await, format!("suspended: {addr} is not listened on"));
+    assert_eq!(next().await, format!("resumed: {addr} is listened on"));
+    assert_eq!(next().await, "max_conn was 12000 and is 5");
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn an_id_that_is_taken_is_not_forgotten_with_the_one_that_was_refused() {
+    let settings = settings();
+    let server = TestServer::start(server(settings.clone())).await;
+    let manager = server.handle().conn_manager();
+    let first = conn_from(1, ([127, 0, 0, 1], 1).into(), &settings);
+    within(manager.send(Add(first))).await.unwrap().unwrap();
+    assert_eq!(TestClient::connect(server.addr()).await.recv().await, None, "a duplicate");
+    let mut next = TestClient::connect(server.addr()).await;
+    echo(&mut next).await;
+    assert_eq!(server.handle().connections().len(), 2);
+    server.stop().await.unwrap();
+}
+
+#[test]
+fn a_network_of_ipv4_may_be_written_as_one_of_ipv6() {
+    let network: Network = "::ffff:10.0.0.0/104".parse().unwrap();
+    assert_eq!(network, "10.0.0.0/8".parse().unwrap());
+    assert!(network.contains("10.9.9.9".parse().unwrap()));
+    assert!(network.contains("::ffff:10.9.9.9".parse().unwrap()));
+}

@@ -379,3 +379,23 @@ async fn a_thread_that_is_late_is_not_blocked() {
     assert!(told.try_recv().is_err());
     server.stop().await.unwrap();
 }
+
+#[actix::test]
+async fn workers_that_end_together_are_all_told_of() {
+    for _ in 0..10 {
+        let (server, _told) = with_a_way_to_end_workers(WhenWorkerLost::GoOn).await;
+        let mut clients =
+            [TestClient::connect(server.addr()).await, TestClient::connect(server.addr()).await];
+        for client in &mut clients {
+            echo(client).await;
+        }
+        for client in &mut clients {
+            client.send(HANG, "").await;
+        }
+        let handle = server.handle().clone();
+        let ended = server.ended().await;
+        assert!(matches!(ended, Err(ServerError::WorkerLost { .. })), "{ended:?}");
+        let stats = handle.stats();
+        assert_eq!((stats.workers_lost, stats.admitted, stats.ended), (2, 2, 2));
+    }
+}

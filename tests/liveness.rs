@@ -342,3 +342,25 @@ async fn the_workers_of_a_server_keep_the_deadlines_of_their_connections() {
     server.stop().await.unwrap();
     assert_eq!((handle.stats().ended, handle.stats().endings.silent), (300, 300));
 }
+
+#[actix::test]
+async fn a_round_trip_may_take_longer_than_the_interval() {
+    let mut peer =
+        Peer::of(Server::new(settings()).heartbeat(heartbeat().alive_within(9 * SECOND))).await;
+    let (mut read, mut write) = tokio::io::split(peer.stream);
+    let (tx, mut beats) = unbounded_channel();
+    actix_rt::spawn(async move {
+        while read.read_exact(&mut [0; 10]).await.is_ok() {
+            tx.send(Instant::now()).unwrap();
+        }
+    });
+    for _ in 0..10 {
+        let beat = within(beats.recv()).await.unwrap();
+        tokio::time::sleep_until(beat + SECOND * 3 / 2).await;
+        write.write_all(&BEAT).await.unwrap();
+    }
+    sleep(SECOND / 100).await;
+    let rtt = peer.connection.conn.rtt().unwrap();
+    assert!(rtt >= SECOND * 3 / 2 && rtt < SECOND * 8 / 5, "{rtt:?}");
+    assert!(peer.ends.try_recv().is_err());
+}

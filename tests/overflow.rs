@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
+use std::time::Duration;
+
 use actix::Actor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::sleep;
 use zinxide::conn_manager::{Add, Broadcast};
-use zinxide::testing::{TestClient, TestServer, accepted, conn, settings, within};
+use zinxide::testing::{TestClient, TestConnection, TestServer, accepted, conn, settings, within};
 use zinxide::{
     CloseReason, Conn, ConnManager, Frame, Inbound, Overflow, SendError, Sent, Server, Settings,
     Slow, Watermark,
@@ -331,4 +335,121 @@ async fn beyond_the_budget_of_the_server_the_worst_is_closed_and_no_other() {
     server.handle().clear_conn().await;
     assert_eq!(server.handle().unsent_bytes(), 0, "what is closed holds nothing");
     server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn newcomers_who_read_are_neither_shed_nor_above_a_watermark() {
+    const GREETING: usize = 100_000;
+    let (tx, mut told) = unbounded_channel();
+    let settings = Settings { max_unsent_bytes: 1 << 20, ..settings() };
+    let server = Server::new(settings)
+        .route_fn(1, async |msg: Inbound| msg)
+        .on_conn_start(|conn| conn.send_buffered(9, vec![0; GREETING]).unwrap())
+        .on_watermark(move |_, mark| tx.send(mark).unwrap());
+    let server = TestServer::start(server).await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(TestClient::connect(server.addr()).await);
+    }
+    for client in &mut clients {
+        assert_eq!(client.recv().await.map(|frame| frame.payload.len()), Some(GREETING));
+    }
+    assert!(told.try_recv().is_err());
+    assert_eq!(server.handle().stats().endings.slow_consumer, 0);
+    drop(clients);
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_peer_that_closes_its_side_is_not_beyond_the_budget() {
+    const BUDGET: usize = 64 * (FRAME + 8);
+    let (tx, mut ends) = unbounded_channel();
+    let settings = Settings {
+        max_packet_size: FRAME as u32,
+        max_msg_chan_bytes: 64 * (FRAME + 8),
+        max_unsent_bytes: BUDGET,
+        write_deadline_ms: 600_000,
+        drain_deadline_ms: 600_000,
+        worker_pool_size: 1,
+        ..settings()
+    };
+    let server = Server::new(settings).on_conn_stop(move |_, _| tx.send(()).unwrap_or_default());
+    let (server, mut conns) = served(server).await;
+    let mut neighbour = TestClient::connect(server.addr()).await;
+    within(conns.recv()).await.unwrap();
+    let mut deaf = Vec::new();
+    for _ in 0..6 {
+        let mut client = TestClient::connect(server.addr()).await;
+        let conn = within(conns.recv()).await.unwrap();
+        fill(&conn, 40, &mut neighbour).await;
+        client.stream().shutdown().await.unwrap();
+        // The server sees it before it has answered so much.
+        for _ in 0..100 {
+            neighbour.send(1, "").await;
+            neighbour.recv().await.unwrap();
+        }
+        deaf.push(client);
+    }
+    // One of 40 frames is within the budget, two are not.
+    for _ in 0..5 {
+        within(ends.recv()).await.unwrap();
+    }
+    assert!(server.handle().unsent_bytes() <= BUDGET);
+    neighbour.send(1, "unharmed").await;
+    assert_eq!(neighbour.recv().await, Some(Frame::new(1, "unharmed")));
+    drop(deaf);
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_stream_of_droppable_frames_is_in_nobodys_way() {
+    tokio::time::pause();
+    let (mut stream, peer) = tokio::io::duplex(1024);
+    let (tx, mut handled) = unbounded_channel();
+    let settings = Settings { max_packet_size: 100, max_msg_chan_len: 64, ..settings() };
+    let server = Server::new(settings).route_fn(1, async move |_: Inbound| tx.send(()).unwrap());
+    let connection = TestConnection::start(server, peer).await;
+    // Twice what the peer takes.
+    let (positions, tick) = (connection.conn.clone(), Duration::from_millis(10));
+    let stream_of_positions = actix_rt::spawn(async move {
+        loop {
+            for _ in 0..20 {
+                let _ = positions.send_with(7, vec![0; 100], Overflow::DropOldest);
+            }
+            sleep(tick).await;
+        }
+    });
+    let mut received = [0; 1080];
+    for tick_no in 0..300 {
+        stream.read_exact(&mut received).await.unwrap();
+        if tick_no == 100 {
+            assert!(connection.conn.unsent().frames > 50, "full to the brim");
+            stream.write_all(&[0, 0, 0, 0, 1, 0, 0, 0]).await.unwrap();
+            assert_eq!(connection.conn.send_buffered(8, "important"), Ok(()));
+        }
+        sleep(tick).await;
+    }
+    assert!(handled.try_recv().is_ok(), "what the peer says is heard");
+    stream_of_positions.abort();
+}
+
+#[actix::test]
+async fn half_of_an_outbox_of_large_droppable_frames_stays_within_reach() {
+    const LARGE: usize = 60 * 1024;
+    let (_stream, peer) = tokio::io::duplex(1024);
+    let connection = TestConnection::start(Server::new(settings()), peer).await;
+    let conn = &connection.conn;
+    let mut last = 0;
+    while conn.unsent().bytes + LARGE + 8 <= 1 << 20 {
+        assert_eq!(conn.send_with(last, vec![0; LARGE], Overflow::DropOldest), Ok(Sent::Accepted));
+        last += 1;
+    }
+    // The writer takes what it takes.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        let sent = conn.send_with(last, vec![0; LARGE], Overflow::DropOldest);
+        assert_eq!(sent, Ok(Sent::InPlaceOf(1)));
+    }
 }

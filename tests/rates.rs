@@ -74,6 +74,7 @@ async fn a_burst_is_free_and_what_is_beyond_it_comes_at_the_rate() {
     peer.send(300, ECHO, 4).await;
     assert_takes(peer.echoes(100, ECHO, 4).await, Duration::ZERO);
     assert_takes(peer.echoes(200, ECHO, 4).await, 2 * SECOND);
+    assert!(peer.connection.stats().rate_delays > 0);
     // The peer makes up for it by being silent, up to one burst.
     sleep(10 * SECOND).await;
     peer.send(150, ECHO, 4).await;
@@ -113,12 +114,23 @@ async fn a_message_may_cost_more_than_one_or_nothing() {
 }
 
 #[actix::test]
-async fn a_message_that_costs_more_than_a_whole_burst_is_paid_for_afterwards() {
-    let settings = Settings { rate_bytes: 1000, rate_burst_ms: 100, ..settings() };
-    let mut peer = Peer::new(settings).await;
-    peer.send(2, ECHO, 2092).await;
-    assert_takes(peer.echoes(1, ECHO, 2092).await, Duration::ZERO);
-    assert_takes(peer.echoes(1, ECHO, 2092).await, 2 * SECOND);
+async fn a_message_costs_no_more_than_a_whole_burst() {
+    let mut peer =
+        Peer::new(Settings { rate_burst_ms: 500, ..messages(10, OverRate::Delay) }).await;
+    peer.send(3, COSTLY, 0).await;
+    assert_takes(peer.echoes(1, COSTLY, 0).await, Duration::ZERO);
+    assert_takes(peer.echoes(1, COSTLY, 0).await, SECOND / 2);
+    assert_takes(peer.echoes(1, COSTLY, 0).await, SECOND / 2);
+}
+
+#[test]
+fn a_burst_that_does_not_allow_the_largest_packet_is_an_error() {
+    let settings = Settings { rate_bytes: 4103, ..settings() };
+    assert!(settings.validate().is_err());
+    assert!(Settings { rate_bytes: 4104, ..settings.clone() }.validate().is_ok());
+    let short = Settings { rate_bytes: 8208, rate_burst_ms: 499, ..settings.clone() };
+    assert!(short.validate().is_err());
+    assert!(Settings { rate_burst_ms: 500, ..short }.validate().is_ok());
 }
 
 #[actix::test]
@@ -132,6 +144,7 @@ async fn what_is_dropped_is_counted_and_the_rest_is_answered() {
     peer.send(1, ECHO, 0).await;
     peer.echoes(1, ECHO, 0).await;
     assert!(peer.ends.try_recv().is_err());
+    assert_eq!((peer.connection.stats().rate_drops, peer.connection.stats().rate_delays), (400, 0));
 }
 
 #[actix::test]

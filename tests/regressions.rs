@@ -341,3 +341,42 @@ async fn g9_a_property_that_drops_a_message_does_not_panic_where_messages_are_pu
     within(router.send(Dispatch(message))).await.unwrap().unwrap();
     assert_eq!(within(drops.recv()).await, Some(false), "no panic");
 }
+
+/// A payload of the application's own, which looks at the connection when it is dropped.
+struct Nosy(Vec<u8>, zinxide::Conn);
+
+impl AsRef<[u8]> for Nosy {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        let _ = self.1.unsent();
+    }
+}
+
+/// Payloads that were cut were dropped under the lock of the connection that they asked something.
+#[actix::test]
+async fn payloads_that_are_cut_may_use_their_connection_when_they_are_dropped() {
+    let (_stream, peer) = tokio::io::duplex(64);
+    let connection = TestConnection::start(Server::new(settings()), peer).await;
+    let conn = &connection.conn;
+    for _ in 0..2 {
+        let payload = Bytes::from_owner(Nosy(vec![0; 40_000], conn.clone()));
+        conn.send_buffered(1, payload).unwrap();
+        // The second one is queued behind the first, which the writer has.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    while conn.send_with(1, vec![0; 1 << 19], zinxide::Overflow::Close).is_ok() {}
+    let cut = async {
+        while connection.actor.connected() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(cut).await;
+    assert_eq!(conn.unsent().frames, 0);
+}

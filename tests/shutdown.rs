@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -74,19 +75,15 @@ async fn the_notice_is_over_when_all_have_left() {
 async fn what_was_received_is_answered_and_the_report_is_clean() {
     let server = TestServer::start(server(settings())).await;
     let mut client = connect(&server).await;
-    for _ in 0..3 {
-        client.send(SLOW, "slow").await;
-    }
-    // It has been read when this is answered, on another connection of the same size or not.
-    let mut other = connect(&server).await;
-    other.send(SLOW, "slow").await;
-    other.recv().await.unwrap();
+    // In one write, so that all have been read when the first is answered.
+    client.send_bytes(&b"\x04\0\0\0\x02\0\0\0slow".repeat(3)).await;
+    client.recv().await.unwrap();
     let stopping = actix_rt::spawn(server.stop());
-    assert_eq!(client.recv_to_end().await.len(), 3);
-    drop((client, other));
+    assert_eq!(client.recv_to_end().await.len(), 2);
+    drop(client);
     let report = within(stopping).await.unwrap().unwrap();
     assert!(report.is_clean(), "{report}");
-    assert_eq!((report.connections, report.cut), (2, 0));
+    assert_eq!((report.connections, report.cut), (1, 0));
 }
 
 #[actix::test]
@@ -147,4 +144,53 @@ async fn a_dial_during_the_stop_is_not_admitted() {
     assert_eq!(refused, Err(zinxide::conn_manager::AddError::Draining));
     drop(client);
     within(stopping).await.unwrap().unwrap();
+}
+
+#[actix::test]
+async fn a_notice_is_not_waited_for_longer_than_its_time_whatever_the_workers_do() {
+    let (free, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let (tx, mut blocked) = unbounded_channel();
+    let settings =
+        Settings { worker_pool_size: 1, drain_deadline_ms: 100, notice_ms: 100, ..settings() };
+    let server =
+        server(settings).shutdown_notice((NOTICE, "")).route_fn(4, async move |_: Inbound| {
+            tx.send(()).unwrap();
+            let _ = wait.lock().unwrap().recv();
+        });
+    let server = TestServer::start(server).await;
+    let mut client = connect(&server).await;
+    client.send(4, "").await;
+    within(blocked.recv()).await.unwrap();
+    let report = within(server.stop()).await.unwrap();
+    assert_eq!((report.cut, report.workers_stuck), (1, 1));
+    assert!(!report.is_clean());
+    drop(free);
+}
+
+#[actix::test]
+async fn a_notice_that_no_outbox_can_take_is_an_error_at_once() {
+    let frame = Frame::new(NOTICE, vec![0; 2 << 20]);
+    let server = server(settings()).shutdown_notice(frame.clone());
+    let Err(error) = server.bind().await else { panic!("it starts") };
+    assert!(matches!(error, zinxide::ServerError::Notice(given) if given == frame));
+}
+
+#[actix::test]
+async fn nothing_is_left_of_a_server_that_has_ended() {
+    let alive = Arc::new(());
+    let observer = Arc::clone(&alive);
+    let server = server(settings()).on_event(move |_| {
+        let _ = &observer;
+    });
+    let server = TestServer::start(server).await;
+    drop(connect(&server).await);
+    server.stop().await.unwrap();
+    // The actors of this thread end when it has nothing else to do.
+    let gone = async {
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(gone).await;
 }

@@ -36,6 +36,11 @@ impl Budget {
         }
     }
 
+    /// Ends one wait, of which nothing may have come.
+    pub(crate) fn wake(&self) {
+        self.over.notify_one();
+    }
+
     /// Waits until there is more than the limit allows. Cancel safe.
     pub(crate) async fn exceeded(&self) {
         self.over.notified().await;

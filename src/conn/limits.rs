@@ -79,11 +79,12 @@ pub enum Overflow {
     /// It is given back in [`SendError::Closed`](crate::SendError::Closed), and the connection is
     /// closed as [`SlowConsumer`](crate::CloseReason::SlowConsumer).
     Close,
-    /// It takes the place of the oldest frames that were sent with this policy, too, and that the
-    /// writer has not taken. They are dropped and counted. If that is not room enough, this one is.
+    /// From now on it may be displaced by any later frame, as long as the writer has not taken it: the
+    /// oldest of such frames are dropped and counted when there is no room. If that is not room enough,
+    /// this one is dropped.
     ///
     /// For what only the newest of is worth anything: positions, scores. Frames that were sent with
-    /// another policy, and answers, are never dropped for it.
+    /// another policy, and answers, are never displaced.
     DropOldest,
     /// It is dropped and counted.
     DropNewest,

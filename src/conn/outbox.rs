@@ -62,6 +62,14 @@ impl Outbox {
         self.unsent
     }
 
+    /// The same without what may be displaced.
+    pub(crate) fn lasting(&self) -> Unsent {
+        Unsent {
+            frames: self.unsent.frames - self.droppable.frames,
+            bytes: self.unsent.bytes - self.droppable.bytes,
+        }
+    }
+
     /// Whether something waits that the writer has not taken yet.
     pub(crate) fn has_queued(&self) -> bool {
         !self.queued.is_empty()
@@ -101,14 +109,10 @@ impl Outbox {
     /// Drops the oldest of the frames that may be dropped until no more than `rest` is left. Answers
     /// how many; `None`, with nothing dropped, if all of them are not enough.
     pub(crate) fn make_room(&mut self, rest: Unsent) -> Option<usize> {
-        let Self { queued, unsent, droppable } = self;
-        let kept = Unsent {
-            frames: unsent.frames - droppable.frames,
-            bytes: unsent.bytes - droppable.bytes,
-        };
-        if kept.exceeds(rest) {
+        if self.lasting().exceeds(rest) {
             return None;
         }
+        let Self { queued, unsent, droppable } = self;
         let mut dropped = 0;
         while unsent.exceeds(rest) {
             let oldest = queued.segments.iter().position(|segment| segment.kind == Kind::Droppable);
@@ -123,22 +127,24 @@ impl Outbox {
     }
 
     /// Moves what is queued into `batch`, which is empty; false if nothing is queued. If something
-    /// of it may be displaced, only about the first `most` frames.
-    pub(crate) fn take(&mut self, batch: &mut Batch, most: usize) -> bool {
+    /// of it may be displaced, only about as much as `most` from its front.
+    pub(crate) fn take(&mut self, batch: &mut Batch, most: Unsent) -> bool {
         debug_assert!(batch.is_empty());
         if self.droppable == Unsent::default() {
             std::mem::swap(&mut self.queued, batch);
             return !batch.is_empty();
         }
-        let mut frames = 0;
+        let mut taken = Unsent::default();
         while let Some(segment) = self.queued.segments.pop_front() {
             if segment.kind == Kind::Droppable {
                 self.droppable.frames -= segment.frames;
                 self.droppable.bytes -= segment.bytes.len();
             }
-            frames += segment.frames;
+            taken.frames += segment.frames;
+            taken.bytes += segment.bytes.len();
             batch.segments.push_back(segment);
-            if frames >= most || batch.segments.len() == MAX_SLICES {
+            let enough = taken.frames >= most.frames || taken.bytes >= most.bytes;
+            if enough || batch.segments.len() == MAX_SLICES {
                 break;
             }
         }
@@ -367,7 +373,14 @@ impl Batch {
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let frames = std::mem::take(&mut self.tail_frames) as usize;
-            let bytes = std::mem::take(&mut self.tail).freeze();
+            // A few bytes must not hold a buffer that was made for many.
+            let bytes = if self.tail.len() < self.tail.capacity() / 2 {
+                let bytes = Bytes::copy_from_slice(&self.tail);
+                self.tail.clear();
+                bytes
+            } else {
+                std::mem::take(&mut self.tail).freeze()
+            };
             self.segments.push_back(Segment { bytes, frames, kind: Kind::Run });
         }
     }

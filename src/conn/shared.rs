@@ -53,6 +53,8 @@ struct State {
     closing: Option<CloseReason>,
     /// The ending lets handlers answer what they have.
     draining: bool,
+    /// The ending waits for nothing.
+    cut: bool,
     /// The connection's actor is in its turn or about to be: nobody needs to wake it, because a
     /// turn ends with a look at this state.
     scheduled: bool,
@@ -73,7 +75,7 @@ pub(crate) enum TurnEnd {
     Rest(Option<BytesMut>),
 }
 
-/// What became of an encoded frame.
+/// What became of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Accepted,
@@ -83,13 +85,20 @@ pub(crate) enum Pushed {
     Full,
 }
 
+impl Pushed {
+    fn by(displaced: usize) -> Self {
+        if displaced == 0 { Self::Accepted } else { Self::Displaced(displaced) }
+    }
+}
+
 impl State {
     fn accepts(&self) -> bool {
-        self.closing.is_none() || self.draining
+        self.closing.is_none() || self.draining && !self.cut
     }
 
     fn ending(&self) -> Option<Ending> {
         match self.closing.as_ref()?.ending() {
+            _ if self.cut => Some(Ending::Cut),
             Ending::Drain if !self.draining => Some(Ending::Flush),
             ending => Some(ending),
         }
@@ -143,7 +152,7 @@ impl Shared {
     }
 
     /// Accepts a frame if there is room for it.
-    pub(crate) fn push(&self, frame: Frame) -> Result<(), SendError> {
+    pub(crate) fn push(&self, frame: Frame) -> Result<Pushed, SendError> {
         self.try_push(frame, false)
     }
 
@@ -188,7 +197,7 @@ impl Shared {
         });
     }
 
-    fn try_push(&self, frame: Frame, wait: bool) -> Result<(), SendError> {
+    fn try_push(&self, frame: Frame, wait: bool) -> Result<Pushed, SendError> {
         if !self.limits.can_ever_send(&frame) {
             return Err(SendError::TooLarge(frame));
         }
@@ -197,16 +206,16 @@ impl Shared {
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
-        if !self.has_room(&state.outbox, len) {
+        let Some(displaced) = self.make_room(&mut state.outbox, len) else {
             state.awaited |= wait;
             return Err(SendError::Full(frame));
-        }
+        };
         self.queue(state, |outbox| outbox.push(&self.limits.codec, &frame));
-        Ok(())
+        Ok(Pushed::by(displaced))
     }
 
     /// Accepts a frame as soon as there is room for it.
-    pub(crate) async fn push_when_room(&self, frame: Frame) -> Result<(), SendError> {
+    pub(crate) async fn push_when_room(&self, frame: Frame) -> Result<Pushed, SendError> {
         let mut frame = match self.try_push(frame, false) {
             Err(SendError::Full(frame)) => frame,
             done => return done,
@@ -224,31 +233,32 @@ impl Shared {
         }
     }
 
-    /// Accepts an encoded frame if there is room for it, or if the policy lets room be made.
+    /// Accepts an encoded frame if there is room for it. Later ones may displace it if its policy is
+    /// to drop the oldest.
     pub(crate) fn push_encoded(&self, encoded: &Encoded, overflow: Overflow) -> Pushed {
-        let len = encoded.bytes().len();
         let mut state = self.lock();
         if !state.accepts() {
             return Pushed::Closed;
         }
-        if overflow == Overflow::DropOldest {
-            let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
-            let rest =
-                Unsent { frames: outbox_frames - 1, bytes: outbox_bytes.saturating_sub(len) };
-            let Some(displaced) = state.outbox.make_room(rest) else { return Pushed::Full };
-            self.queue(state, |outbox| outbox.push_droppable(encoded));
-            return if displaced > 0 { Pushed::Displaced(displaced) } else { Pushed::Accepted };
-        }
-        if !self.has_room(&state.outbox, len) {
+        let Some(displaced) = self.make_room(&mut state.outbox, encoded.bytes().len()) else {
             return Pushed::Full;
-        }
-        self.queue(state, |outbox| outbox.push_encoded(encoded));
-        Pushed::Accepted
+        };
+        self.queue(state, |outbox| match overflow {
+            Overflow::DropOldest => outbox.push_droppable(encoded),
+            _ => outbox.push_encoded(encoded),
+        });
+        Pushed::by(displaced)
     }
 
-    fn has_room(&self, outbox: &Outbox, len: usize) -> bool {
-        let Unsent { frames, bytes } = outbox.unsent();
-        frames < self.limits.outbox_frames && bytes + len <= self.limits.outbox_bytes
+    /// Sees to it that there is room for a frame of this length, which an empty outbox has: see
+    /// [`Outbox::make_room`].
+    fn make_room(&self, outbox: &mut Outbox, len: usize) -> Option<usize> {
+        let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
+        let rest = Unsent {
+            frames: outbox_frames.saturating_sub(1),
+            bytes: outbox_bytes.saturating_sub(len),
+        };
+        outbox.make_room(rest)
     }
 
     /// What is accepted and not yet taken by the system.
@@ -284,8 +294,11 @@ impl Shared {
         let first = state.closing.is_none();
         if first {
             state.draining = drains;
+            state.cut = reason.ending() == Ending::Cut;
             state.closing = Some(reason);
             self.ending.store(true, Ordering::Release);
+        } else if reason.ending() == Ending::Cut && !state.cut {
+            state.cut = true;
         } else if drains || !state.draining {
             return false;
         } else {
@@ -303,6 +316,11 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.is_ending() && !self.lock().accepts()
+    }
+
+    /// Whether the connection ends without waiting for anything.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_ending() && self.lock().cut
     }
 
     /// Whether somebody asked the connection to end.
@@ -390,7 +408,8 @@ impl Shared {
     pub(crate) fn in_flight_limit(&self, direct: usize) -> u32 {
         let state = self.lock();
         let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
-        let Unsent { frames, bytes } = state.outbox.unsent();
+        // What may be displaced makes room by itself.
+        let Unsent { frames, bytes } = state.outbox.lasting();
         if bytes > outbox_bytes / 2 {
             return 0;
         }
@@ -406,7 +425,9 @@ impl Shared {
         let mut state = self.lock();
         // What may be displaced is not all given away: else a peer that stops reading would keep
         // what was the newest when it did.
-        let taken = state.outbox.take(batch, self.limits.outbox_frames / 2);
+        let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
+        let half = Unsent { frames: outbox_frames / 2, bytes: outbox_bytes / 2 };
+        let taken = state.outbox.take(batch, half);
         self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
         taken
     }
@@ -473,12 +494,15 @@ impl Shared {
         state.draining = false;
         state.closing.get_or_insert(CloseReason::WorkerGone);
         self.ending.store(true, Ordering::Release);
-        let unsent = std::mem::take(&mut state.outbox).unsent();
+        let outbox = std::mem::take(&mut state.outbox);
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);
         if awaited {
             self.room.notify_waiters();
         }
+        // Dropped here and not under the lock: its payloads are the application's.
+        let unsent = outbox.unsent();
+        drop(outbox);
         let done = batch.frames_written_of_front(&self.limits.codec);
         Unsent { frames: unsent.frames.saturating_sub(done), ..unsent }
     }
@@ -492,7 +516,8 @@ impl Shared {
         let mut batch = Batch::default();
         let mut outbox = std::mem::take(&mut state.outbox);
         drop(state);
-        outbox.take(&mut batch, usize::MAX);
+        let all = Unsent { frames: usize::MAX, bytes: usize::MAX };
+        outbox.take(&mut batch, all);
         batch.into_bytes()
     }
 }

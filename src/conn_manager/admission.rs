@@ -80,16 +80,16 @@ impl Admission {
         if is_in(&self.deny) || !(self.allow.is_empty() || is_in(&self.allow)) {
             return Err(AddError::Denied(peer));
         }
+        let (from, max) = (self.origin(peer), self.max_per_ip);
+        if self.of_ip.get(&from).is_some_and(|&there| there >= max) {
+            return Err(AddError::TooManyOfIp { from, max });
+        }
         let max_conn = self.max_conn;
         let reserved = if is_in(&self.reserved_for) { 0 } else { self.reserved };
         if len >= max_conn.saturating_sub(reserved) {
             return Err(AddError::Full { max_conn, reserved });
         }
-        let (from, max) = (self.origin(peer), self.max_per_ip);
-        match self.of_ip.get(&from) {
-            Some(&there) if there >= max => Err(AddError::TooManyOfIp { from, max }),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whether there is a place for anybody, beside `len` connections.

@@ -126,6 +126,11 @@ pub(crate) struct Vacancy;
 #[rtype(result = "()")]
 pub(crate) struct Left;
 
+/// What peers do not take exceeds the budget.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Shed;
+
 /// Admits no more connections.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix::{Addr, Message};
 
 use super::ConnManager;
-use crate::conn::{CloseReason, Conn, ConnId};
+use crate::conn::{CloseReason, Conn};
 
 /// A connection has ended.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct Gone(pub(crate) ConnId);
+pub(crate) struct Gone(pub(crate) Conn);
 
 /// Travels with a connection from before its admission; its drop deregisters the connection.
 ///
@@ -21,29 +21,32 @@ pub(crate) struct Gone(pub(crate) ConnId);
 pub(crate) struct Registration {
     conn: Conn,
     manager: Arc<Addr<ConnManager>>,
-    /// How many connections the worker has or is about to have.
-    load: Arc<AtomicUsize>,
+    /// How many connections the worker has or is about to have; `None` before there is one.
+    load: Option<Arc<AtomicUsize>>,
 }
 
 impl Registration {
-    pub(crate) fn new(
-        conn: &Conn,
-        manager: Arc<Addr<ConnManager>>,
-        load: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(conn: &Conn, manager: Arc<Addr<ConnManager>>) -> Self {
         conn.shared().attach();
+        Self { conn: conn.clone(), manager, load: None }
+    }
+
+    /// The connection counts as one of the worker's from now on.
+    pub(crate) fn seat(&mut self, load: Arc<AtomicUsize>) {
         load.fetch_add(1, Ordering::Relaxed);
-        Self { conn: conn.clone(), manager, load }
+        self.load = Some(load);
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
+        if let Some(load) = &self.load {
+            load.fetch_sub(1, Ordering::Relaxed);
+        }
         // Does nothing unless no actor ever came to close it.
         self.conn.close(CloseReason::WorkerGone);
         // Ignores the mailbox's capacity, so the message is not lost to a busy manager; a manager
         // that is gone has no table.
-        self.manager.do_send(Gone(self.conn.id()));
+        self.manager.do_send(Gone(self.conn.clone()));
     }
 }

@@ -56,9 +56,9 @@ impl Connections {
     }
 
     /// False if the id is not there.
-    pub(super) fn remove(&self, id: ConnId) -> Option<Conn> {
-        let removed = self.0.conns.pin().remove(&id).cloned();
-        self.0.len.fetch_sub(usize::from(removed.is_some()), Ordering::AcqRel);
+    pub(super) fn remove(&self, id: ConnId) -> bool {
+        let removed = self.0.conns.pin().remove(&id).is_some();
+        self.0.len.fetch_sub(usize::from(removed), Ordering::AcqRel);
         removed
     }
 }

@@ -30,6 +30,8 @@ const GRANT: u32 = 64;
 #[derive(Default)]
 pub(crate) struct Input {
     reader: Reader,
+    /// Bytes received and given up.
+    discarded: usize,
     /// Where the messages in flight are.
     current: Option<Current>,
     /// A route function that waits for something, and the id of its message.
@@ -95,12 +97,23 @@ impl Input {
 
     /// Bytes received and not handed to a handler.
     pub(crate) fn unhandled(&self) -> usize {
-        self.reader.len()
+        self.discarded + self.reader.len()
+    }
+
+    /// Forgets what was received.
+    fn discard(&mut self, local: &Local) {
+        self.discarded += self.reader.len();
+        self.reader.recycle(&local.read_pool);
     }
 
     /// Gives back what is not needed while nothing comes.
     pub(crate) fn rest(&mut self, local: &Local) {
         self.reader.rest(&local.read_pool);
+    }
+
+    /// Whether a route function waits for something.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Gives up on everything.
@@ -238,7 +251,7 @@ impl Input {
             }
         };
         link.conn.close(why);
-        self.reader.recycle(&local.read_pool);
+        self.discard(local);
         // An ending that is under way does not change by this: the input is at its end.
         Err(if ending.is_some() { Progress::Done } else { Progress::Waits })
     }
@@ -280,7 +293,7 @@ impl Input {
             }
             OverRate::Close => {
                 conn.close(CloseReason::OverRate(excess));
-                self.reader.recycle(&local.read_pool);
+                self.discard(local);
                 Pay::Closed
             }
         }
@@ -297,7 +310,7 @@ impl Input {
         conn.emit(Event::Unrouted { conn, message: id, first });
         if conn.shared().limits.close_unrouted {
             conn.close(CloseReason::NoRoute(id));
-            self.reader.recycle(&local.read_pool);
+            self.discard(local);
         }
     }
 

@@ -17,6 +17,9 @@ use crate::frame::MsgId;
 /// How many connections are looked at before the worker's other tasks get their turn.
 const RUN: usize = 256;
 
+/// So many heartbeats without an answer are taken for none.
+const FORGOTTEN: u8 = 16;
+
 /// A deadline has this many ticks, unless they would be too short or too long.
 const TICKS: u32 = 8;
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
@@ -42,8 +45,12 @@ pub(crate) struct Pulse {
     done: Cell<u32>,
     /// The message that was handed out last.
     message: Cell<MsgId>,
-    /// When the heartbeat was sent that has no answer, in the worker's microseconds; 0 for none.
+    /// When the heartbeat was sent whose round trip is measured, in the worker's microseconds; 0 for
+    /// none.
     beat: Cell<u32>,
+    /// How many heartbeats before that one have no answer, and how many in all.
+    before: Cell<u8>,
+    unanswered: Cell<u8>,
     /// The connection waits for its socket, and not for a handler or for room: if nothing comes
     /// now, it is the peer's doing.
     listens: Cell<bool>,
@@ -88,11 +95,28 @@ impl Pulse {
         self.message.set(message);
     }
 
-    /// A message came with the id of heartbeats.
+    /// A heartbeat is sent.
+    fn ask(&self, micros: u32) {
+        let unanswered = self.unanswered.get();
+        if self.beat.get() == 0 {
+            self.beat.set(micros.max(1));
+            self.before.set(unanswered);
+        }
+        // A peer that does not answer each of them must not put the measurements off for ever.
+        self.unanswered.set((unanswered + 1) % FORGOTTEN);
+    }
+
+    /// A message came with the id of heartbeats: the answer to the first that has none.
     pub(crate) fn answered(&self, conn: &Conn, micros: u32) {
-        let beat = self.beat.take();
-        if beat != 0 {
-            conn.shared().set_rtt(micros.wrapping_sub(beat));
+        self.unanswered.set(self.unanswered.get().saturating_sub(1));
+        match self.before.get().checked_sub(1) {
+            Some(before) => self.before.set(before),
+            None => {
+                let beat = self.beat.take();
+                if beat != 0 {
+                    conn.shared().set_rtt(micros.wrapping_sub(beat));
+                }
+            }
         }
     }
 
@@ -212,7 +236,7 @@ async fn look(local: &Local, now: u32, limits: &InTicks) {
                 if is_over(now, &pulse.heard, alive) {
                     heartbeat.not_alive(conn);
                 } else if (!heartbeat.only_idle || quiet()) && heartbeat.beat(conn) {
-                    pulse.beat.set(local.micros().max(1));
+                    pulse.ask(local.micros());
                 }
             }
         }

@@ -13,7 +13,7 @@ const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// The buckets of one connection.
 ///
-/// A message that costs more than a whole bucket passes when that is full, and leaves a debt.
+/// A message costs at most a whole bucket, so that nobody waits for longer than one takes to fill.
 #[derive(Debug)]
 pub(super) struct Meter {
     messages: Option<Bucket>,
@@ -65,7 +65,7 @@ impl Meter {
         }
         for (bucket, cost) in [(&mut self.messages, cost), (&mut self.bytes, bytes)] {
             if let Some(bucket) = bucket {
-                bucket.level -= cost;
+                bucket.level -= cost.min(bucket.rate.burst);
             }
         }
         Ok(())
@@ -83,8 +83,7 @@ impl Bucket {
     /// How long it takes until there is enough; `None` if there is.
     fn lacks(&self, cost: f64) -> Option<Duration> {
         let missing = cost.min(self.rate.burst) - self.level;
-        // What is free is free also in debt.
-        if cost == 0.0 || missing <= 0.0 {
+        if missing <= 0.0 {
             return None;
         }
         Some(Duration::from_secs_f64(missing / self.rate.per_second).max(LEAST_WAIT))

@@ -143,12 +143,8 @@ counters! {
         too_many_of_ip,
         /// [`AddError::Denied`].
         denied,
-        /// [`AddError::Draining`].
-        draining,
-        /// [`AddError::Duplicate`].
-        duplicate,
-        /// [`AddError::Closed`].
-        closed,
+        /// What a server does not ask for: other [`AddError`]s.
+        other,
     }
 }
 
@@ -182,9 +178,7 @@ impl RefusalCounters {
             AddError::Full { .. } => &self.full,
             AddError::TooManyOfIp { .. } => &self.too_many_of_ip,
             AddError::Denied(_) => &self.denied,
-            AddError::Draining => &self.draining,
-            AddError::Duplicate(_) => &self.duplicate,
-            AddError::Closed(_) => &self.closed,
+            AddError::Draining | AddError::Duplicate(_) | AddError::Closed(_) => &self.other,
         }
     }
 }

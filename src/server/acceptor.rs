@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::refusal::Refusal;
-use super::worker::{Placement, Serve, Worker, Workers};
+use super::worker::{Placement, Serve, Workers};
 use crate::conn::{Conn, ConnId, Limits};
 use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
 use crate::event::Event;
@@ -37,6 +37,9 @@ const TOGETHER: usize = 64;
 pub(crate) trait Listen {
     /// Cancel safe.
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>>;
+
+    /// What was accepted is admitted or refused.
+    fn settled(&mut self) {}
 
     /// Does what else is asked of a listener while nothing is accepted. Cancel safe.
     fn attend(&mut self) -> impl Future<Output = Infallible> {
@@ -105,6 +108,7 @@ impl<L: Listen> Acceptor<L> {
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
         loop {
+            self.listener.settled();
             let mut dials = Vec::new();
             let mut accepted = self.listener.accept().await;
             // Those that are there already are asked for together: in a storm of dials the manager
@@ -116,10 +120,7 @@ impl<L: Listen> Acceptor<L> {
                         if std::mem::take(&mut told) {
                             events.emit(Event::AcceptRecovered);
                         }
-                        match self.ask(stream, peer) {
-                            Ok(dial) => dials.extend(dial),
-                            Err(error) => return error,
-                        }
+                        dials.extend(self.ask(stream, peer));
                     }
                     Err(error) => break Some(error),
                 }
@@ -158,15 +159,14 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    /// Asks for the admission of a socket. `None` if it is gone already; an error if there is nobody
-    /// left to serve it.
-    fn ask(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<Option<Dial>> {
+    /// Asks for the admission of a socket. `None` if it is gone already.
+    fn ask(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Dial> {
         let local = if self.addr.ip().is_unspecified() {
             match stream.local_addr() {
                 Ok(addr) => Arc::new(addr),
                 Err(error) => {
                     self.limits.events.emit(Event::DialGone { error: &error });
-                    return Ok(None);
+                    return None;
                 }
             }
         } else {
@@ -175,18 +175,14 @@ impl<L: Listen> Acceptor<L> {
         let id = self.next_id;
         self.next_id += 1;
         let conn = Conn::new(id, peer, local, Arc::clone(&self.limits));
-        let Some(worker) = self.placement.least_loaded() else {
-            return Err(io::Error::other("all workers have ended"));
-        };
-        conn.shared().set_worker(worker.index);
-        let registration = Registration::new(&conn, Arc::clone(&self.manager), worker.load());
+        let registration = Registration::new(&conn, Arc::clone(&self.manager));
         let answer = self.manager.send(Add(conn.clone()));
-        Ok(Some(Dial { stream, conn, worker: worker.addr.clone(), registration, answer }))
+        Some(Dial { stream, conn, registration, answer })
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial) -> io::Result<()> {
-        let Dial { stream, conn, worker, registration, answer } = dial;
+        let Dial { stream, conn, mut registration, answer } = dial;
         let events = Arc::clone(&self.limits.events);
         let mut added = answer.await;
         if self.when_full == WhenFull::Wait && is_full(&added) {
@@ -197,7 +193,15 @@ impl<L: Listen> Acceptor<L> {
         }
         match added.map_err(io::Error::other)? {
             Ok(_) => match stream.into_std() {
-                Ok(stream) => worker.do_send(Serve { conn, stream, registration }),
+                Ok(stream) => {
+                    let Some(worker) = self.placement.least_loaded() else {
+                        // Nobody is left to serve anybody, which the server is about to learn.
+                        return std::future::pending().await;
+                    };
+                    conn.shared().set_worker(worker.index);
+                    registration.seat(worker.load());
+                    worker.addr.do_send(Serve { conn, stream, registration });
+                }
                 Err(error) => events.emit(Event::DialGone { error: &error }),
             },
             Err(why) => {
@@ -231,7 +235,6 @@ fn is_full(added: &Result<Result<usize, AddError>, MailboxError>) -> bool {
 struct Dial {
     stream: TcpStream,
     conn: Conn,
-    worker: Addr<Worker>,
     registration: Registration,
     answer: Request<ConnManager, Add>,
 }

@@ -26,6 +26,9 @@ use crate::settings::{Settings, WhenWorkerLost};
 /// What the end of a connection may take beyond its drain deadline: its handler's grace.
 const DRAIN_SLACK: Duration = Duration::from_millis(100);
 
+/// How long the notice of a stop may take to reach the outboxes, if nobody waits for more.
+const TELLING: Duration = Duration::from_millis(100);
+
 /// A server that listens and does not accept yet.
 ///
 /// Dropping it, or the future of its [`serve`](Self::serve), closes everything without a drain.
@@ -132,7 +135,7 @@ async fn stop(
     settings: &Settings,
     notice: Option<Frame>,
     handle: &ServerHandle,
-    workers: Workers,
+    mut workers: Workers,
 ) -> StopReport {
     let (began, before) = (Instant::now(), handle.stats());
     let (manager, events) = (handle.conn_manager(), handle.events());
@@ -142,10 +145,20 @@ async fn stop(
     let _ = manager.send(Shut).await;
     let connections = handle.connections().len();
     if let Some(notice) = notice {
-        let _ = handle.broadcast_with(notice, Overflow::Refuse).await;
-        let _ = timeout(Duration::from_millis(settings.notice_ms), manager.send(Left)).await;
+        let time = Duration::from_millis(settings.notice_ms);
+        let told = async {
+            let _ = handle.broadcast_with(notice, Overflow::Refuse).await;
+            if !time.is_zero() {
+                let _ = manager.send(Left).await;
+            }
+        };
+        // A worker that is blocked tells nobody.
+        let _ = timeout(time.max(TELLING), told).await;
     }
     let drained = timeout(deadline + DRAIN_SLACK, manager.send(Drain)).await;
+    while let Some(worker) = workers.also_lost() {
+        events.emit(Event::WorkerLost { worker });
+    }
     let cut = if drained.is_ok() { 0 } else { handle.connections().len() };
     let workers_stuck = workers.stop(events).await;
     let report = StopReport {

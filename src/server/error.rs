@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::frame::Frame;
 use crate::router::RouteError;
 use crate::settings::SettingsError;
 
@@ -32,6 +33,10 @@ pub enum ServerError {
     /// The listener is dead.
     #[error("the listener failed: {0}")]
     Accept(#[source] io::Error),
+    /// The frame of [`Server::shutdown_notice`](crate::Server::shutdown_notice) is larger than an
+    /// outbox.
+    #[error("the shutdown notice is larger than an outbox")]
+    Notice(Frame),
     /// A worker ended before its server, and either the setting `when_worker_lost` is to stop, or it
     /// was the last one.
     #[error("worker {worker} ended before its server")]

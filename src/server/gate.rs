@@ -1,5 +1,6 @@
 //! A listener that can be closed for a while.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -63,10 +64,14 @@ impl Knocks {
 pub(crate) struct Door {
     /// `None` while it is closed.
     listener: Option<TcpListener>,
+    /// Dials that the system had taken when it was closed.
+    last: VecDeque<(TcpStream, SocketAddr)>,
     addr: SocketAddr,
     knocks: Knocks,
-    /// It is to be closed as soon as this many more dials are taken, or all that there are.
-    closing: Option<(u32, oneshot::Sender<()>)>,
+    /// Who waits until it is closed and these dials are admitted or refused.
+    closing: Vec<oneshot::Sender<()>>,
+    /// Dials were taken that are neither admitted nor refused yet.
+    unsettled: bool,
     events: Arc<Events>,
 }
 
@@ -77,20 +82,21 @@ impl Door {
         knocks: Knocks,
         events: Arc<Events>,
     ) -> Self {
-        Self { listener: Some(listener), addr, knocks, closing: None, events }
+        let (last, closing) = (VecDeque::new(), Vec::new());
+        Self { listener: Some(listener), last, addr, knocks, closing, unsettled: false, events }
     }
 
     fn obey(&mut self, knock: Knock) {
         match knock {
-            Knock::Close(done) if self.listener.is_some() => self.closing = Some((BACKLOG, done)),
-            Knock::Close(done) => drop(done.send(())),
+            Knock::Close(done) => {
+                self.close();
+                self.closing.push(done);
+            }
             Knock::Open(done) => drop(done.send(self.open())),
         }
     }
 
     fn open(&mut self) -> io::Result<()> {
-        // Whoever waits for the closing waits no longer.
-        self.closing = None;
         if self.listener.is_none() {
             self.listener = Some(listen(self.addr)?);
             self.events.emit(Event::Resumed { addr: self.addr });
@@ -99,9 +105,26 @@ impl Door {
     }
 
     fn close(&mut self) {
-        if let Some((_, done)) = self.closing.take() {
-            self.listener = None;
-            self.events.emit(Event::Suspended { addr: self.addr });
+        let Some(listener) = self.listener.take() else { return };
+        // Asks the system and not the event loop, which has not heard of the last dials.
+        if let Ok(listener) = listener.into_std() {
+            while self.last.len() < BACKLOG as usize
+                && let Ok((stream, peer)) = listener.accept()
+            {
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                match stream {
+                    Ok(stream) => self.last.push_back((stream, peer)),
+                    Err(error) => self.events.emit(Event::DialGone { error: &error }),
+                }
+            }
+        }
+        self.events.emit(Event::Suspended { addr: self.addr });
+    }
+
+    fn tell_closed(&mut self) {
+        for done in self.closing.drain(..) {
+            // A waiter that went away waits no more.
             let _ = done.send(());
         }
     }
@@ -110,33 +133,37 @@ impl Door {
 impl Listen for Door {
     async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
-            let Self { listener, knocks, closing, .. } = self;
-            let Some(listener) = listener else {
-                let knock = knocks.next().await;
-                self.obey(knock);
-                continue;
-            };
-            tokio::select! {
-                biased;
-                knock = knocks.next() => self.obey(knock),
-                accepted = listener.accept() => {
-                    match closing {
-                        Some((0, _)) => self.close(),
-                        Some((left, _)) => *left -= 1,
-                        None => {}
-                    }
-                    return accepted;
-                }
-                // There is no dial now.
-                () = std::future::ready(()), if closing.is_some() => self.close(),
+            if let Some(dial) = self.last.pop_front() {
+                self.unsettled = true;
+                return Ok(dial);
             }
+            if !self.unsettled {
+                self.tell_closed();
+            }
+            let Self { listener, knocks, .. } = self;
+            let knock = match listener {
+                None => knocks.next().await,
+                Some(listener) => tokio::select! {
+                    biased;
+                    knock = knocks.next() => knock,
+                    accepted = listener.accept() => {
+                        self.unsettled = true;
+                        return accepted;
+                    }
+                },
+            };
+            self.obey(knock);
         }
+    }
+
+    fn settled(&mut self) {
+        self.unsettled = false;
     }
 
     async fn attend(&mut self) -> Infallible {
         loop {
-            // Whoever is in the system's queue would wait there for ever.
-            self.close();
+            // What is paused for may take as long as it likes.
+            self.tell_closed();
             let knock = self.knocks.next().await;
             self.obey(knock);
         }

@@ -140,8 +140,9 @@ impl ServerHandle {
     }
 
     /// Stops listening: the port is free, and whoever dials it is refused by the system, or taken by
-    /// the process that listens on it next. Connections go on. Done when all dials that the system
-    /// has taken are admitted or refused, and the listener is closed.
+    /// the process that listens on it next. Connections go on. Done when the listener is closed and all
+    /// dials that the system had taken are admitted or refused; with `when_full: wait`, those without a
+    /// place go on waiting. A server that does not serve yet is suspended when it does.
     ///
     /// Does nothing if the server is suspended already, or has ended.
     ///

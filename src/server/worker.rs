@@ -145,6 +145,8 @@ pub(crate) struct Workers {
     seats: Vec<Seat>,
     /// Tells which worker has ended.
     lost: mpsc::UnboundedReceiver<usize>,
+    /// How many have not.
+    alive: usize,
 }
 
 struct Seat {
@@ -182,20 +184,29 @@ impl Workers {
             });
             Seat { arbiter, addr, load: Arc::default(), watched }
         };
-        Self { seats: (0..settings.workers()).map(seat).collect(), lost }
+        let seats: Vec<_> = (0..settings.workers()).map(seat).collect();
+        Self { alive: seats.len(), seats, lost }
     }
 
     /// The next worker that has ended. Cancel safe.
     pub(crate) async fn lost(&mut self) -> usize {
         match self.lost.recv().await {
-            Some(index) => index,
+            Some(index) => {
+                self.alive -= 1;
+                index
+            }
             None => std::future::pending().await,
         }
     }
 
+    /// The next one, if there is one by now.
+    pub(crate) fn also_lost(&mut self) -> Option<usize> {
+        self.lost.try_recv().ok()
+    }
+
     /// Whether all have ended.
     pub(crate) fn are_gone(&self) -> bool {
-        !self.seats.iter().any(|seat| seat.addr.connected())
+        self.alive == 0
     }
 
     pub(crate) fn watched(&self) -> Vec<Watched> {

@@ -228,6 +228,7 @@ fn blamed(key: &str, origins: &Map<String, String>) -> Option<String> {
     // A default can be too small for what another key was set to.
     let cause = match key {
         "max_msg_chan_bytes" if !origins.contains_key(key) => "max_packet_size",
+        "rate_bytes" if !origins.contains_key(key) => "rate_burst_ms",
         "low_watermark_percent" if !origins.contains_key(key) => "high_watermark_percent",
         _ => key,
     };

@@ -44,6 +44,14 @@ impl Network {
     }
 }
 
+/// A network of IPv4 addresses that is written as one of IPv6.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    let v4 = v4.and_then(|(addr, prefix)| IpNet::new(addr.into(), prefix).ok());
+    v4.unwrap_or(net)
+}
+
 impl FromStr for Network {
     type Err = BadNetwork;
 
@@ -51,7 +59,7 @@ impl FromStr for Network {
         let text = text.trim();
         let network = match text.parse::<IpAddr>() {
             Ok(ip) => Ok(Self::host(ip)),
-            Err(_) => text.parse().map(|net: IpNet| Self(net.trunc())),
+            Err(_) => text.parse().map(|net: IpNet| Self(canonical(net.trunc()))),
         };
         network.map_err(|_| BadNetwork(text.to_owned()))
     }

@@ -5,6 +5,8 @@ use crate::codec::WireFormat;
 
 const CODECS: [WireFormat; 2] = [WireFormat::LtvLe, WireFormat::TlvBe];
 
+const ALL: Unsent = Unsent { frames: usize::MAX, bytes: usize::MAX };
+
 fn codec() -> FrameCodec {
     FrameCodec::new(WireFormat::LtvLe, u32::MAX)
 }
@@ -59,7 +61,7 @@ fn g10_the_outbox_counts_frames_and_bytes_with_their_headers() {
 fn g10_the_counts_include_what_the_writer_has_taken_and_not_written() {
     let (codec, mut outbox, mut batch) = (codec(), Outbox::default(), Batch::default());
     outbox.push(&codec, &frame(1, 10));
-    assert!(outbox.take(&mut batch, usize::MAX));
+    assert!(outbox.take(&mut batch, ALL));
     assert!(!outbox.has_queued());
     outbox.push(&codec, &frame(2, 10));
     assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (2, 2 * (HEADER_LEN + 10)));
@@ -73,7 +75,7 @@ fn g10_the_counts_include_what_the_writer_has_taken_and_not_written() {
 fn g10_bytes_fall_with_each_partial_write_and_frames_when_their_segment_is_done() {
     let (codec, mut outbox, mut batch) = (codec(), Outbox::default(), Batch::default());
     outbox.push(&codec, &frame(1, SHARE_FROM));
-    outbox.take(&mut batch, usize::MAX);
+    outbox.take(&mut batch, ALL);
     for (n, left) in [(HEADER_LEN, 1), (SHARE_FROM - 1, 1), (1, 0)] {
         let frames = batch.advance(n);
         outbox.written(frames, n);
@@ -107,7 +109,7 @@ fn g5_frames_leave_whole_and_in_order_however_little_the_kernel_takes() {
             }
             // The writer is slower than those who send, and then catches up.
             while (id == 59 || whim.up_to(3) == 1)
-                && (!batch.is_empty() || outbox.take(&mut batch, usize::MAX))
+                && (!batch.is_empty() || outbox.take(&mut batch, ALL))
             {
                 let offer = offered(&batch);
                 assert!(!offer.is_empty(), "a batch that is not empty has something to write");
@@ -132,7 +134,7 @@ fn g6_frames_written_of_front_counts_whole_frames_of_a_run_alone() {
     for id in 0..3 {
         outbox.push(&codec, &frame(id, 2));
     }
-    outbox.take(&mut batch, usize::MAX);
+    outbox.take(&mut batch, ALL);
     let each = HEADER_LEN + 2;
     for written in 1..3 * each {
         assert_eq!(batch.advance(1), 0, "counted when the whole run is written");
@@ -148,7 +150,7 @@ fn g6_a_header_whose_payload_follows_in_a_segment_of_its_own_is_no_written_frame
     outbox.push(&codec, &frame(1, 2));
     // Zeros, which would be empty frames one after the other if they were taken for headers.
     outbox.push(&codec, &frame(0, SHARE_FROM));
-    outbox.take(&mut batch, usize::MAX);
+    outbox.take(&mut batch, ALL);
     // All but the last byte of the second frame's header.
     batch.advance(HEADER_LEN + 2 + HEADER_LEN - 1);
     assert_eq!(batch.frames_written_of_front(&codec), 1);
@@ -180,7 +182,7 @@ fn one_write_takes_at_most_as_many_slices_as_there_are() {
     for frame in &frames {
         outbox.push(&codec, frame);
     }
-    outbox.take(&mut batch, usize::MAX);
+    outbox.take(&mut batch, ALL);
     let offer = offered(&batch);
     assert_eq!(offer.len(), MAX_SLICES / 2 * (HEADER_LEN + SHARE_FROM));
     assert_eq!(offer, wire(&codec, &frames)[..offer.len()]);
@@ -194,8 +196,62 @@ fn a_lent_buffer_is_used_and_given_back() {
     assert!(pool.is_empty());
     outbox.push(&codec, &frame(1, 2));
     let mut batch = Batch::default();
-    outbox.take(&mut batch, usize::MAX);
+    outbox.take(&mut batch, ALL);
     assert_eq!(batch.advance(HEADER_LEN + 2), 1);
     assert!(batch.reclaim().capacity() >= 1000 - HEADER_LEN - 2);
     assert_eq!(outbox.reclaim().capacity(), 0);
+}
+
+#[test]
+fn g10_a_few_bytes_between_droppable_frames_hold_no_buffer_that_was_made_for_many() {
+    let (codec, mut outbox) = (codec(), Outbox::default());
+    let encoded = Encoded::new(&codec, &frame(7, 4));
+    for _ in 0..500 {
+        outbox.lend(|| Some(BytesMut::with_capacity(64 * 1024)));
+        outbox.push(&codec, &frame(1, 4));
+        outbox.push_droppable(&encoded);
+    }
+    let counted = outbox.unsent().bytes;
+    let segments = std::mem::take(&mut outbox.queued.segments).into_iter();
+    let runs = segments.filter(|segment| segment.kind == Kind::Run);
+    let held: usize =
+        runs.map(|run| run.bytes.try_into_mut().map_or(0, |bytes| bytes.capacity())).sum();
+    assert!(held <= 2 * counted, "{held} bytes held for {counted}");
+}
+
+#[test]
+fn g6_frames_are_dropped_and_written_in_any_mixture_and_the_counts_are_right() {
+    let codec = codec();
+    let droppable = Encoded::new(&codec, &frame(9, 20));
+    let mut outbox = Outbox::default();
+    let mut batch = Batch::default();
+    let mut random = 12345_u32;
+    let mut sent = Unsent::default();
+    for _ in 0..20_000 {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        match random >> 29 {
+            0 | 1 => outbox.push(&codec, &frame(1, random as usize >> 8 & 63)),
+            2 => outbox.push(&codec, &frame(2, SHARE_FROM)),
+            3 | 4 => outbox.push_droppable(&droppable),
+            5 => drop(outbox.make_room(Unsent { frames: 10, bytes: 2 * SHARE_FROM })),
+            _ => {
+                let most = Unsent { frames: 4, bytes: SHARE_FROM };
+                if !batch.is_empty() || outbox.take(&mut batch, most) {
+                    let (_, bytes) = batch.size();
+                    let n = bytes.min(1 + (random as usize >> 10 & 0xffff));
+                    let frames = batch.advance(n);
+                    outbox.written(frames, n);
+                    sent.frames += frames;
+                }
+            }
+        }
+    }
+    assert!(sent.frames > 1000);
+    while !batch.is_empty() || outbox.take(&mut batch, ALL) {
+        let (_, bytes) = batch.size();
+        let frames = batch.advance(bytes);
+        outbox.written(frames, bytes);
+    }
+    assert_eq!(outbox.unsent(), Unsent::default());
+    assert_eq!(outbox.lasting(), Unsent::default());
 }
