@@ -139,7 +139,8 @@ impl Conn {
     ///
     /// # Errors
     ///
-    /// [`SendError`], with the frame in it. Never [`SendError::Full`], if the setting is to drop.
+    /// [`SendError`], with the frame in it. Never [`SendError::Full`], if the setting is to drop: then `Ok`
+    /// may mean dropped, and [`send_with`](Self::send_with) tells.
     pub fn send_buffered(&self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
         self.send_with(id, payload, self.shared.limits.overflow).map(|_| ())
     }

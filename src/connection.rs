@@ -266,7 +266,11 @@ impl Connection {
     fn poll_deadlines(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
         loop {
             match ready!(self.deadlines.poll(cx)) {
-                Due::End => return Poll::Ready(()),
+                Due::End => {
+                    let (conn, messages) = (self.conn(), self.conn().shared().window.in_flight());
+                    conn.emit(Event::CutShort { conn, messages });
+                    return Poll::Ready(());
+                }
                 Due::Write => {
                     self.conn().close(CloseReason::SlowConsumer(Slow::WriteDeadline));
                     self.close_socket();

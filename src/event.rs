@@ -11,6 +11,7 @@
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for what is not ordinary, and if frames were cut | look at that client or handler |
+//! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
 //! | a peer sends too much | warn once a connection, and counted | raise the rate, or look at that client |
@@ -109,6 +110,9 @@ pub enum Event<'a> {
     DroppedWhileDown { conn: &'a Conn, message: MsgId },
     /// A connection's socket is closed.
     Closed { conn: &'a Conn, why: &'a CloseReason, unsent: Unsent, unhandled: usize },
+    /// The drain deadline passed before a connection's end was over; this many messages were with
+    /// handlers, and their answers come to nothing.
+    CutShort { conn: &'a Conn, messages: u32 },
     /// The peer takes less than what is sent to it: this much is unsent.
     HighWatermark { conn: &'a Conn, unsent: Unsent },
     /// The peer has taken most of what was unsent.
@@ -151,6 +155,7 @@ impl Event<'_> {
             }
             Self::Stopped { .. }
             | Self::Closed { .. }
+            | Self::CutShort { .. }
             | Self::WorkerStuck { .. }
             | Self::Refused { .. }
             | Self::HandlerFailed { .. } => Level::Warn,
@@ -260,6 +265,12 @@ impl fmt::Display for Event<'_> {
             }
             Self::Closed { conn, why, unsent, unhandled } => {
                 write!(f, "{conn} closed: {why}; {unsent} unsent, {unhandled} bytes unhandled")
+            }
+            Self::CutShort { conn, messages } => {
+                write!(
+                    f,
+                    "{conn}: the drain deadline passed, {messages} messages were with handlers"
+                )
             }
             Self::HighWatermark { conn, unsent } => {
                 write!(f, "{conn} takes less than it is sent: {unsent} unsent")

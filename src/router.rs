@@ -54,7 +54,8 @@ impl Route {
     }
 
     /// An async function, run in the task of the connection that got the message; what it returns
-    /// is the answer.
+    /// is the answer. (One that never returns, because it panics, say, must name a type that is one:
+    /// `-> ()`.)
     ///
     /// While it waits, its connection neither reads nor handles another message, so a peer that goes
     /// away meanwhile is noticed afterwards; other connections go on. If the connection is stopped

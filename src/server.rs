@@ -192,7 +192,8 @@ impl Server {
     /// closed when the peer has closed its side, or after a second.
     ///
     /// It runs on the thread that accepts, and holds it up, so it must not block. A panic in it leaves
-    /// the frame out.
+    /// the frame out, and so does a payload above 4 GiB. If 256 peers are waited for already, the next one
+    /// gets what its socket takes at once.
     ///
     /// ```
     /// use zinxide::{Frame, Server, Settings};
@@ -208,8 +209,8 @@ impl Server {
         self
     }
 
-    /// Sends this frame to every connection when the server is about to stop. It reads on for
-    /// `notice_ms` then, for clients to say what they have to say.
+    /// Sends this frame to every connection when the server is about to stop. Set `notice_ms`, too: for so
+    /// long, or until all have left, it serves on, for clients to say what they have to say.
     ///
     /// An outbox without room does not get it. One that could never take it is an error of
     /// [`bind`](Self::bind).

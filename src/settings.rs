@@ -122,7 +122,7 @@ pub struct Settings {
     pub tcp_user_timeout_ms: u32,
     /// What a server does when one of its workers ends before it does.
     pub when_worker_lost: WhenWorkerLost,
-    /// How long a stopping server reads on after it has told its clients, in milliseconds: see
+    /// How long a stopping server serves on after it has told its clients, in milliseconds: see
     /// [`Server::shutdown_notice`](crate::Server::shutdown_notice).
     pub notice_ms: u64,
     /// How long an ending connection, and a stopping server, have to finish what they have, in
@@ -244,7 +244,7 @@ impl Settings {
     pub fn validate(&self) -> Result<(), SettingsError> {
         let largest = self.max_packet_size as usize + HEADER_LEN;
         let burst_bytes = u64::from(self.rate_bytes).saturating_mul(self.rate_burst_ms) / 1000;
-        let checks: [(&'static str, bool, String); 15] = [
+        let checks: [(&'static str, bool, String); 16] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -261,6 +261,7 @@ impl Settings {
                 (1..=MAX_WINDOW).contains(&self.max_worker_task_len),
                 format!("must be from 1 to {MAX_WINDOW}"),
             ),
+            ("host", !self.host.trim().is_empty(), "must not be empty".into()),
             ("max_msg_chan_len", self.max_msg_chan_len >= 1, "must be at least 1".into()),
             (
                 "max_msg_chan_bytes",

@@ -229,14 +229,24 @@ async fn a_dial_that_waits_is_served_as_soon_as_there_is_a_place() {
 }
 
 #[actix::test]
-async fn a_stop_ends_a_dial_that_waits() {
+async fn a_stop_refuses_a_dial_that_waits() {
+    let (tx, mut parked) = unbounded_channel();
     let settings = Settings { max_conn: 1, when_full: WhenFull::Wait, ..settings() };
-    let server = TestServer::start(server(settings)).await;
+    let server = server(settings).on_event(move |event| {
+        if matches!(event, zinxide::Event::Parked { .. }) {
+            tx.send(()).unwrap();
+        }
+    });
+    let server = TestServer::start(server).await;
     let mut there = TestClient::connect(server.addr()).await;
     echo(&mut there).await;
     let mut waits = TestClient::connect(server.addr()).await;
+    within(parked.recv()).await.unwrap();
+    let handle = server.handle().clone();
     within(server.stop()).await.unwrap();
     assert_eq!(waits.recv().await, None);
+    let stats = handle.stats();
+    assert_eq!((stats.refused, stats.refusals.draining), (1, 1));
 }
 
 #[actix::test]

@@ -120,7 +120,7 @@ async fn what_was_cut_is_in_the_report() {
 
     let report = within(server.stop()).await.unwrap();
     assert!(!report.is_clean());
-    assert_eq!(report.connections, 3);
+    assert_eq!((report.connections, report.cut, report.messages_unfinished), (3, 2, 1));
     assert!((1..=32).contains(&report.frames_cut), "{report:?}");
     assert!(report.bytes_cut > 0 && report.bytes_cut <= 32 * ((1 << 20) + 8), "{report:?}");
     let stats = handle.stats();

@@ -67,17 +67,17 @@ impl Broadcast {
     }
 }
 
-/// What became of a [`Broadcast`]: how many connections
+/// What became of a [`Broadcast`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BroadcastReport {
-    /// accepted it, in place of older frames or not;
+    /// Connections that accepted it, in place of older frames or not.
     pub accepted: usize,
-    /// had no room for it, and were left as they are;
+    /// Connections that had no room for it, and were left as they are.
     pub refused: usize,
-    /// had no room for it, so that it was dropped and counted;
+    /// Connections that had no room for it, so that it was dropped and counted.
     pub dropped: usize,
-    /// had no room for it, and are closed for that.
+    /// Connections that had no room for it, and are closed for that.
     pub closed: usize,
 }
 
@@ -111,7 +111,8 @@ pub(crate) struct Fanout {
 
 /// Changes the limit of connections. Answered with the one before.
 ///
-/// Nobody is closed if there are more: they are let go, and none comes in their place.
+/// Nobody is closed if there are more: they are let go, and none comes in their place. With 0 nobody is
+/// admitted; reserved places stay reserved, so that with no more than these the others are not.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "usize")]
 pub struct SetMaxConn(pub usize);

@@ -50,6 +50,10 @@ counters! {
         refused,
         /// Connections that ended, of those admitted.
         ended,
+        /// Connections whose end was not over by the drain deadline.
+        cut_short,
+        /// Messages that were with handlers then.
+        messages_unfinished,
         /// Frames accepted for sending that a connection's end left unsent.
         frames_cut,
         /// The bytes of these frames that were unsent, headers included.
@@ -143,6 +147,8 @@ counters! {
         too_many_of_ip,
         /// [`AddError::Denied`].
         denied,
+        /// [`AddError::Draining`]: a dial waited when the server was stopped.
+        draining,
         /// What a server does not ask for: other [`AddError`]s.
         other,
     }
@@ -178,7 +184,8 @@ impl RefusalCounters {
             AddError::Full { .. } => &self.full,
             AddError::TooManyOfIp { .. } => &self.too_many_of_ip,
             AddError::Denied(_) => &self.denied,
-            AddError::Draining | AddError::Duplicate(_) | AddError::Closed(_) => &self.other,
+            AddError::Draining => &self.draining,
+            AddError::Duplicate(_) | AddError::Closed(_) => &self.other,
         }
     }
 }
@@ -199,6 +206,10 @@ impl Counters {
                 self.bytes_cut.fetch_add(unsent.bytes as u64, Relaxed);
                 self.bytes_unhandled.fetch_add(*unhandled as u64, Relaxed);
                 (&self.frames_cut, unsent.frames as u64)
+            }
+            Event::CutShort { messages, .. } => {
+                self.cut_short.fetch_add(1, Relaxed);
+                (&self.messages_unfinished, u64::from(*messages))
             }
             Event::FramesDropped { overflow: Overflow::DropOldest, frames, .. } => {
                 (&self.oldest_dropped, *frames as u64)

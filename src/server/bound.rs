@@ -159,7 +159,7 @@ async fn stop(
     while let Some(worker) = workers.also_lost() {
         events.emit(Event::WorkerLost { worker });
     }
-    let cut = if drained.is_ok() { 0 } else { handle.connections().len() };
+    let cut = if drained.is_ok() { 0 } else { handle.connections().len() as u64 };
     let workers_stuck = workers.stop(events).await;
     let report = StopReport {
         connections,

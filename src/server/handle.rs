@@ -129,8 +129,7 @@ impl ServerHandle {
         surely(&self.0.manager, broadcast, Ok(BroadcastReport::default()))
     }
 
-    /// Changes the limit of connections: see [`SetMaxConn`]. Answers the one before; this one, if the
-    /// server has ended.
+    /// Changes the limit of connections: see [`SetMaxConn`]. Answers the one before.
     ///
     /// # Cancel safety
     ///

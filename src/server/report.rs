@@ -13,8 +13,10 @@ use crate::event::Stats;
 pub struct StopReport {
     /// Connections that were there when the stop began.
     pub connections: usize,
-    /// Connections of these that were not over by the deadline, and were cut.
-    pub cut: usize,
+    /// Connections of these whose end was not over by the deadline, and was cut short.
+    pub cut: u64,
+    /// Messages that were with handlers then, whose answers come to nothing.
+    pub messages_unfinished: u64,
     /// Frames accepted for sending that were left unsent, since the stop began.
     pub frames_cut: u64,
     /// The bytes of these frames that were unsent, headers included.
@@ -23,20 +25,22 @@ pub struct StopReport {
     pub bytes_unhandled: u64,
     /// Workers whose thread a handler blocks; they are left behind.
     pub workers_stuck: usize,
-    /// How long it took.
+    /// How long it took, notice included.
     pub took: Duration,
 }
 
 impl StopReport {
     /// Whether everything ended in order, with nothing lost.
     pub fn is_clean(&self) -> bool {
-        let Self { cut, frames_cut, bytes_unhandled, workers_stuck, .. } = *self;
-        cut == 0 && frames_cut == 0 && bytes_unhandled == 0 && workers_stuck == 0
+        let Self { connections, took, .. } = *self;
+        *self == Self { connections, took, ..Self::default() }
     }
 
     /// Adds what was cut between two readings of the counters.
     pub(super) fn between(self, before: &Stats, after: &Stats) -> Self {
         Self {
+            cut: self.cut + after.cut_short - before.cut_short,
+            messages_unfinished: after.messages_unfinished - before.messages_unfinished,
             frames_cut: after.frames_cut - before.frames_cut,
             bytes_cut: after.bytes_cut - before.bytes_cut,
             bytes_unhandled: after.bytes_unhandled - before.bytes_unhandled,
@@ -47,16 +51,18 @@ impl StopReport {
 
 impl fmt::Display for StopReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connections, cut, frames_cut, bytes_cut, bytes_unhandled, workers_stuck, took } =
-            self;
-        write!(f, "{connections} connections ended in {} ms", took.as_millis())?;
+        let Self { connections, took, .. } = self;
+        write!(f, "{connections} connections, ended in {} ms", took.as_millis())?;
         if self.is_clean() {
             return Ok(());
         }
+        let Self { cut, messages_unfinished, frames_cut, bytes_cut, bytes_unhandled, .. } = self;
         write!(
             f,
-            ", {cut} of them cut, {frames_cut} frames ({bytes_cut} bytes) unsent, \
-             {bytes_unhandled} bytes unhandled, {workers_stuck} workers stuck"
+            ", {cut} of them cut short, {messages_unfinished} messages unfinished, \
+             {frames_cut} frames ({bytes_cut} bytes) unsent, {bytes_unhandled} bytes unhandled, \
+             {} workers stuck",
+            self.workers_stuck
         )
     }
 }

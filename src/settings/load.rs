@@ -126,9 +126,9 @@ impl Sort {
 
     fn described(self) -> &'static str {
         match self {
-            Self::Number => "a whole number",
+            Self::Number => "a whole number (digits alone)",
             Self::Text => "text",
-            Self::List => "a list",
+            Self::List => "a list of networks",
         }
     }
 }
@@ -192,6 +192,11 @@ impl Builder {
         if wanted == Sort::List
             && let ValueKind::String(text) = &kind
         {
+            // A variable that was forgotten must not let everybody in.
+            if text.trim().is_empty() {
+                let reason = "must be networks, or [] for none in a file, not an empty text".into();
+                return Err(SettingsError::WrongType { key, origin, reason });
+            }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             kind = ValueKind::Array(items.map(|item| Value::new(None, item)).collect());
         }
@@ -215,7 +220,8 @@ impl Builder {
         let settings = settings_of(values).map_err(SettingsError::Environment)?;
         settings.validate().map_err(|error| match error {
             SettingsError::OutOfRange { key, must, .. } => {
-                SettingsError::OutOfRange { key, must, origin: blamed(key, &origins) }
+                let (origin, said) = blamed(key, &origins);
+                SettingsError::OutOfRange { key, must: must + &said, origin }
             }
             other => other,
         })?;
@@ -223,16 +229,33 @@ impl Builder {
     }
 }
 
-/// Who made the value of `key` one that makes no sense.
-fn blamed(key: &str, origins: &Map<String, String>) -> Option<String> {
-    // A default can be too small for what another key was set to.
-    let cause = match key {
-        "max_msg_chan_bytes" if !origins.contains_key(key) => "max_packet_size",
-        "rate_bytes" if !origins.contains_key(key) => "rate_burst_ms",
-        "low_watermark_percent" if !origins.contains_key(key) => "high_watermark_percent",
-        _ => key,
+/// The setting that a key must fit, of those that must fit another one.
+fn partner(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "max_msg_chan_bytes" => "max_packet_size",
+        "rate_bytes" => "rate_burst_ms",
+        "low_watermark_percent" => "high_watermark_percent",
+        "reserved_conn" => "max_conn",
+        "when_full" => "reserved_conn",
+        _ => return None,
+    })
+}
+
+/// Who made the value of `key` one that makes no sense, and what is to be said of the setting that it
+/// must fit.
+fn blamed(key: &str, origins: &Map<String, String>) -> (Option<String>, String) {
+    let own = origins.get(key);
+    let Some(partner) = partner(key) else { return (own.cloned(), String::new()) };
+    let other = origins.get(partner);
+    let said = match (own, other) {
+        (Some(own), Some(other)) if own == other => String::new(),
+        (Some(_), Some(other)) => format!("; `{partner}` is from {other}"),
+        (None, Some(_)) => format!("; `{key}` is the default"),
+        (Some(_), None) => format!("; `{partner}` is the default"),
+        (None, None) => String::new(),
     };
-    origins.get(cause).cloned()
+    // A default can be too small for what another key was set to.
+    (own.or(other).cloned(), said)
 }
 
 fn settings_of(values: Map<String, Value>) -> Result<Settings, ConfigError> {

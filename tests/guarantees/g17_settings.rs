@@ -237,7 +237,10 @@ fn g17_networks_are_a_list_or_a_line_of_them() {
     {
         assert_eq!(load(text, &[]).settings(), wanted);
     }
-    assert_eq!(load("deny: []\nallow: ''", &[]).settings(), Settings::default());
+    assert_eq!(load("deny: []", &[]).settings(), Settings::default());
+    // A variable that was forgotten lets nobody in by itself.
+    assert_file_error("allow: ''", "wrong type", &["`allow`", "empty"]);
+    assert_variable_error("ZINXIDE_ALLOW", "", "wrong type");
     for (text, names) in [
         ("deny: [10.0.0.0/33]", "10.0.0.0/33"),
         ("deny: ten", "ten"),
