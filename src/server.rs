@@ -174,8 +174,8 @@ impl Server {
 
     /// Tells `observer` of everything that happens, beside the log and the counters: for metrics, say.
     ///
-    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. A
-    /// panic in it is logged.
+    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. What it
+    /// does is told it as well: if it sends, it must know when to stop. A panic in it is logged.
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self

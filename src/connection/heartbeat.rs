@@ -60,7 +60,7 @@ impl Heartbeat {
     /// What is sent: frames with this id, and a payload made for each.
     ///
     /// `make` runs on the connection's worker, so it must not block. If it panics, that heartbeat is
-    /// left out.
+    /// left out, and a peer that speaks only when it is asked is taken for gone in the end.
     pub fn message<P: Into<Bytes>>(
         mut self,
         id: MsgId,

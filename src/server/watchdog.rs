@@ -50,9 +50,12 @@ pub(super) async fn watch(workers: Vec<Watched>, deadline: Duration, events: Arc
     struct Seen {
         beats: u32,
         at: Instant,
+        /// Looks since then. A process that was stopped has had no more of them than its workers
+        /// had beats.
+        looks: u32,
         blocked: bool,
     }
-    let unseen = |_| Seen { beats: 0, at: Instant::now(), blocked: false };
+    let unseen = |_| Seen { beats: 0, at: Instant::now(), looks: 0, blocked: false };
     let mut seen: Vec<Seen> = workers.iter().map(unseen).collect();
     let mut clock = every(deadline / LOOKS);
     loop {
@@ -61,14 +64,14 @@ pub(super) async fn watch(workers: Vec<Watched>, deadline: Duration, events: Arc
             // One that has ended is not blocked.
             let Some(beats) = watched.beats.upgrade() else { continue };
             let (beats, now) = (beats.load(Relaxed), Instant::now());
-            let since = now - seen.at;
+            seen.looks += 1;
             if beats != seen.beats {
-                (seen.beats, seen.at) = (beats, now);
+                (seen.beats, seen.at, seen.looks) = (beats, now, 0);
                 if std::mem::take(&mut seen.blocked) {
                     events.emit(Event::WorkerRecovered { worker });
                 }
-            } else if since > deadline && !std::mem::replace(&mut seen.blocked, true) {
-                let message = watched.latest.load(Relaxed);
+            } else if seen.looks > LOOKS && !std::mem::replace(&mut seen.blocked, true) {
+                let (message, since) = (watched.latest.load(Relaxed), now - seen.at);
                 events.emit(Event::WorkerBlocked { worker, message, since });
             }
         }
