@@ -1,0 +1,9 @@
+//! The codec, on any bytes.
+
+#![no_main]
+
+#[allow(dead_code)] // the other target's half
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| properties::frame_codec(input));
