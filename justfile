@@ -23,6 +23,10 @@ doc *args:
 examples:
     cargo build --examples
 
+# Honest clients beside hostile ones, for a minute
+soak *args:
+    cargo run --release --example soak -- {{ args }}
+
 # Format the code
 fmt:
     cargo fmt
