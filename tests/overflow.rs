@@ -93,10 +93,11 @@ fn drop_oldest_displaces_only_what_was_sent_so() {
     assert_eq!(conn.send_with(1, "", Overflow::DropOldest), Ok(Sent::Accepted));
     conn.send_buffered(2, "keep").unwrap();
     assert_eq!(conn.send_with(3, "", Overflow::DropOldest), Ok(Sent::InPlaceOf(1)));
-    // Another one that may be dropped is dropped for it; what may not is refused.
     assert_eq!(conn.send_with(4, "", Overflow::DropOldest), Ok(Sent::InPlaceOf(1)));
-    assert_eq!(conn.send_buffered(5, ""), Err(SendError::Full(Frame::new(5, ""))));
-    assert_eq!(ids(&conn), [0, 2, 4]);
+    // A frame of any policy takes the place of one that may be dropped, and of no other.
+    assert_eq!(conn.send_with(5, "", Overflow::Refuse), Ok(Sent::InPlaceOf(1)));
+    assert_eq!(conn.send_buffered(6, ""), Err(SendError::Full(Frame::new(6, ""))));
+    assert_eq!(ids(&conn), [0, 2, 5]);
 
     for id in 0..3 {
         conn.send_buffered(id, "keep").unwrap();
@@ -150,7 +151,9 @@ async fn a_broadcast_does_to_full_outboxes_what_its_policy_says() {
             manager.send(Add(conn.clone())).await.unwrap().unwrap();
         }
         for id in 0..3 {
-            assert_eq!(full.send_with(id, "", Overflow::DropOldest), Ok(Sent::Accepted));
+            let droppable = overflow == Overflow::DropOldest;
+            let policy = if droppable { overflow } else { Overflow::Refuse };
+            assert_eq!(full.send_with(id, "", policy), Ok(Sent::Accepted));
         }
         let report = manager.send(Broadcast::new((7, "news"))).await.unwrap().unwrap();
         let counted = (report.accepted, report.refused, report.dropped, report.closed);
