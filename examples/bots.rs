@@ -137,7 +137,7 @@ impl Bot {
         let last = self.schedule.end + patience;
         // Both at once, since a server that answers slowly also reads slowly.
         let ended = tokio::select! {
-            sent = self.send(FramedWrite::new(write, codec), index) => sent,
+            sent = self.send(FramedWrite::new(write, codec.clone()), index) => sent,
             received = self.receive(FramedRead::new(read, codec)) => received,
             () = sleep_until(last) => Ok(()),
         };

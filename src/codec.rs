@@ -1,18 +1,29 @@
 //! Frames from bytes and bytes from frames, on tokio-util's codec traits.
 
+mod delimited;
+pub(crate) mod framing;
+mod htlv;
+mod length_field;
 mod wire;
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::frame::{Frame, MsgId};
+use crate::unwind::contained;
+pub use delimited::Delimited;
+use framing::{Found, Framing};
+pub use htlv::Htlv;
+pub use length_field::{ByteOrder, LengthField};
 pub use wire::WireFormat;
 pub(crate) use wire::{HEADER_LEN, Header};
 
-/// The codec of a [`WireFormat`] with a limit on what a peer may send.
+/// The codec of a [`WireFormat`], or of another [`Framing`](crate::framing::Framing), with a limit on what
+/// a peer may send.
 ///
 /// Use it with [`tokio_util::codec::Framed`] to write a client.
 ///
@@ -33,10 +44,12 @@ pub(crate) use wire::{HEADER_LEN, Header};
 /// assert_eq!(codec.decode(&mut bytes)?, Some(Frame::new(0, "ping")));
 /// # Ok::<(), zinxide::CodecError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FrameCodec {
+    /// The layout of the header, unless there is a framing.
     wire: WireFormat,
     max_payload: u32,
+    framing: Option<Arc<dyn Framing>>,
 }
 
 /// Why bytes are not a frame.
@@ -59,6 +72,9 @@ pub enum FrameError {
         /// How many bytes of the frame had come, its header included.
         have: usize,
     },
+    /// The bytes make no sense to the [`Framing`](crate::framing::Framing).
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
 }
 
 /// What [`FrameCodec`] fails with as a tokio-util codec.
@@ -76,12 +92,66 @@ pub enum CodecError {
 impl FrameCodec {
     /// A codec that refuses payloads above `max_payload` bytes when decoding.
     pub fn new(wire: WireFormat, max_payload: u32) -> Self {
-        Self { wire, max_payload }
+        Self { wire, max_payload, framing: None }
     }
 
-    /// The layout of the header.
-    pub fn wire(&self) -> WireFormat {
-        self.wire
+    /// A codec of another framing, which refuses payloads above `max_payload` bytes when decoding.
+    pub fn framed(framing: impl Framing, max_payload: u32) -> Self {
+        Self::shared(Arc::new(framing), max_payload)
+    }
+
+    pub(crate) fn shared(framing: Arc<dyn Framing>, max_payload: u32) -> Self {
+        Self { wire: WireFormat::default(), max_payload, framing: Some(framing) }
+    }
+
+    /// The same without a limit.
+    pub(crate) fn unlimited(&self) -> Self {
+        Self { max_payload: u32::MAX, ..self.clone() }
+    }
+
+    /// Whether frames are a header that this crate knows and a payload, so that they can be written
+    /// apart.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.framing.is_none()
+    }
+
+    /// How many bytes a frame has beside its payload, at most.
+    #[inline]
+    pub(crate) fn overhead(&self) -> usize {
+        self.framing.as_ref().map_or(HEADER_LEN, |framing| framing.overhead())
+    }
+
+    /// Whether there is a frame for this.
+    pub(crate) fn can_put(&self, frame: &Frame) -> bool {
+        let Frame { id, payload } = frame;
+        match &self.framing {
+            None => u32::try_from(payload.len()).is_ok(),
+            Some(framing) => contained(|| framing.can_put(*id, payload)).unwrap_or(false),
+        }
+    }
+
+    /// Appends a frame that [can be put](Self::can_put). False, and nothing appended, if the framing
+    /// panics.
+    #[must_use = "a frame may be missing"]
+    pub(crate) fn put(&self, id: MsgId, payload: &[u8], dst: &mut BytesMut) -> bool {
+        match &self.framing {
+            None => {
+                dst.reserve(HEADER_LEN + payload.len());
+                self.put_header(id, payload.len(), dst);
+                dst.put_slice(payload);
+                true
+            }
+            Some(framing) => {
+                let begin = dst.len();
+                let put = contained(|| framing.put(id, payload, dst)).is_some();
+                if !put {
+                    // No frame rather than a part of one.
+                    dst.truncate(begin);
+                }
+                put
+            }
+        }
     }
 
     /// Takes the next whole frame off the front of `src`, if there is one.
@@ -94,9 +164,11 @@ impl FrameCodec {
     /// way to find the next frame.
     #[inline]
     pub fn next_frame(&self, src: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-        let Some(Header { id, len }) = self.whole_frame(src)? else { return Ok(None) };
-        src.advance(HEADER_LEN);
-        Ok(Some(Frame { id, payload: src.split_to(len as usize).freeze() }))
+        let Some(Found { id, payload, len }) = self.find(src)? else { return Ok(None) };
+        let mut frame = src.split_to(len);
+        frame.truncate(payload.end);
+        frame.advance(payload.start);
+        Ok(Some(Frame { id, payload: frame.freeze() }))
     }
 
     /// How long the whole frames at the front of `src` are, all together.
@@ -107,21 +179,24 @@ impl FrameCodec {
     pub(crate) fn whole_frames(&self, src: &[u8]) -> Result<usize, FrameError> {
         let mut end = 0;
         loop {
-            match self.whole_frame(&src[end..]) {
-                Ok(Some(header)) => end += HEADER_LEN + header.len as usize,
+            match self.find(&src[end..]) {
+                Ok(Some(found)) => end += found.len,
                 Err(error) if end == 0 => return Err(error),
                 Ok(None) | Err(_) => return Ok(end),
             }
         }
     }
 
-    /// The id of the frame that begins at `start`, and where its payload is; the limit does not
-    /// count.
+    /// The frame that begins at `start` of what is known to be whole frames; the limit does not count.
     #[inline]
-    pub(crate) fn frame_at(&self, src: &[u8], start: usize) -> Option<(MsgId, Range<usize>)> {
-        let Header { id, len } = self.wire.parse(src.get(start..)?.first_chunk()?);
-        let payload = start + HEADER_LEN;
-        Some((id, payload..payload + len as usize))
+    pub(crate) fn frame_at(&self, src: &[u8], start: usize) -> Option<Found> {
+        let rest = src.get(start..)?;
+        let mut found = match &self.framing {
+            None => self.wire.parse(rest.first_chunk()?).found(),
+            Some(framing) => find_by(&**framing, rest, u32::MAX).ok()??,
+        };
+        found.payload = start + found.payload.start..start + found.payload.end;
+        Some(found)
     }
 
     /// Appends a frame's header to `dst`.
@@ -135,20 +210,48 @@ impl FrameCodec {
 
     /// The length of the frame whose header stands at the front of `src`; the limit does not count.
     pub(crate) fn frame_len(&self, src: &[u8]) -> Option<usize> {
-        Some(self.frame_at(src, 0)?.1.end)
+        Some(self.frame_at(src, 0)?.len)
     }
 
-    /// The header at the front of `src`, if its frame is there as a whole.
+    /// The frame at the front of `src`, if it is there as a whole.
     #[inline]
-    fn whole_frame(&self, src: &[u8]) -> Result<Option<Header>, FrameError> {
+    fn find(&self, src: &[u8]) -> Result<Option<Found>, FrameError> {
+        if let Some(framing) = &self.framing {
+            return find_by(&**framing, src, self.max_payload);
+        }
         let Some(bytes) = src.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = self.wire.parse(bytes);
         if header.len > self.max_payload {
             let (id, announced, max) = (header.id, header.len, self.max_payload);
             return Err(FrameError::TooLarge { id, announced, max });
         }
-        Ok((src.len() - HEADER_LEN >= header.len as usize).then_some(header))
+        let found = header.found();
+        Ok((src.len() >= found.len).then_some(found))
     }
+}
+
+/// Asks a framing that may be wrong.
+fn find_by(
+    framing: &dyn Framing,
+    src: &[u8],
+    max_payload: u32,
+) -> Result<Option<Found>, FrameError> {
+    if src.is_empty() {
+        return Ok(None);
+    }
+    let Some(found) = contained(|| framing.find(src, max_payload)) else {
+        return Err(FrameError::Malformed("the framing panicked"));
+    };
+    let Some(found) = found? else { return Ok(None) };
+    let Found { id, payload: Range { start, end }, len } = found;
+    if len == 0 || len > src.len() || start > end || end > len {
+        return Err(FrameError::Malformed("the framing found what is not there"));
+    }
+    let announced = u32::try_from(end - start).unwrap_or(u32::MAX);
+    if announced > max_payload {
+        return Err(FrameError::TooLarge { id, announced, max: max_payload });
+    }
+    Ok(Some(found))
 }
 
 impl Decoder for FrameCodec {
@@ -170,16 +273,13 @@ impl Decoder for FrameCodec {
 impl Encoder<Frame> for FrameCodec {
     type Error = CodecError;
 
-    /// The limit is for what a peer may send; what is sent is bounded by the header's 32 bits.
+    /// The limit is for what a peer may send; what is sent is bounded by what has a frame: 32 bits of
+    /// length.
     fn encode(&mut self, frame: Frame, dst: &mut BytesMut) -> Result<(), CodecError> {
-        let len = frame.payload.len();
-        if u32::try_from(len).is_err() {
-            let what = "a payload above 4 GiB has no header";
+        if !self.can_put(&frame) || !self.put(frame.id, &frame.payload, dst) {
+            let what = "there is no frame for this id and payload";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what).into());
         }
-        dst.reserve(HEADER_LEN + len);
-        self.put_header(frame.id, len, dst);
-        dst.put_slice(&frame.payload);
         Ok(())
     }
 }

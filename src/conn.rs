@@ -69,6 +69,9 @@ pub enum SendError {
     /// The frame alone exceeds `max_msg_chan_bytes`, so that there will never be room for it.
     #[error("the frame is larger than the outbox")]
     TooLarge(Frame),
+    /// The [`Framing`](crate::framing::Framing) has no frame for this id and payload.
+    #[error("there is no frame for this id and payload")]
+    NoFrame(Frame),
 }
 
 /// What became of a frame that was sent with an [`Overflow`] policy.
@@ -89,7 +92,10 @@ impl SendError {
     /// The frame that was not accepted.
     pub fn into_frame(self) -> Frame {
         match self {
-            Self::Full(frame) | Self::Closed(frame) | Self::TooLarge(frame) => frame,
+            Self::Full(frame)
+            | Self::Closed(frame)
+            | Self::TooLarge(frame)
+            | Self::NoFrame(frame) => frame,
         }
     }
 }
@@ -160,10 +166,8 @@ impl Conn {
     ) -> Result<Sent, SendError> {
         let frame = Frame::new(id, payload);
         let (pushed, frame) = if overflow == Overflow::DropOldest {
-            if !self.shared.limits.can_ever_send(&frame) {
-                return Err(SendError::TooLarge(frame));
-            }
-            let encoded = Encoded::new(&self.shared.limits.codec, &frame);
+            let limits = &self.shared.limits;
+            let (frame, encoded) = limits.encode(limits.check(frame)?)?;
             (self.shared.push_encoded(&encoded, overflow), frame)
         } else {
             match self.shared.push(frame) {

@@ -13,7 +13,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Recipient, ResponseFuture};
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use crate::conn::{CloseReason, Conn, ConnId, Encoded, Limits, SendError, Slow};
+use crate::conn::{CloseReason, Conn, ConnId, Limits, SendError, Slow};
 use crate::event::Event;
 use crate::settings::Settings;
 use crate::surely::handle_surely;
@@ -333,11 +333,12 @@ impl Handler<Broadcast> for ConnManager {
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Context<Self>) -> Self::Result {
         let Broadcast { frame, overflow } = broadcast;
-        if !self.limits.can_ever_send(&frame) {
-            return Box::pin(async move { Err(SendError::TooLarge(frame)) });
-        }
+        let encoded = self.limits.check(frame).and_then(|frame| self.limits.encode(frame));
+        let encoded = match encoded {
+            Ok((_, encoded)) => encoded,
+            Err(error) => return Box::pin(ready(Err(error))),
+        };
         let overflow = overflow.unwrap_or(self.limits.broadcast_overflow);
-        let encoded = Encoded::new(&self.limits.codec, &frame);
         let mut report = BroadcastReport::default();
         if self.workers.is_empty() {
             for conn in self.connections.all() {

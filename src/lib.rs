@@ -124,6 +124,13 @@ pub mod conn_manager;
 mod connection;
 mod event;
 mod frame;
+pub mod framing {
+    //! Protocols other than the built-in [`WireFormat`](crate::WireFormat)s: described by parameters, or
+    //! the user's own.
+
+    pub use crate::codec::framing::{Found, Framing};
+    pub use crate::codec::{ByteOrder, Delimited, Htlv, LengthField};
+}
 mod inbound;
 pub mod router;
 mod server;

@@ -21,6 +21,8 @@ use actix::{Actor, Context, Handler, Recipient, System};
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpSocket};
 
+use crate::codec::FrameCodec;
+use crate::codec::framing::Framing;
 use crate::conn::{CloseReason, Conn, Limits};
 use crate::conn_manager::{AddError, Admission, ConnManager};
 use crate::connection::{Heartbeat, Hooks, Watermark};
@@ -53,6 +55,7 @@ pub struct Server {
     costs: FxHashMap<MsgId, u32>,
     refusal: Option<Refusal>,
     notice: Option<Frame>,
+    framing: Option<Arc<dyn Framing>>,
     signals: bool,
 }
 
@@ -79,6 +82,7 @@ impl Server {
             costs: FxHashMap::default(),
             refusal: None,
             notice: None,
+            framing: None,
             signals: true,
         }
     }
@@ -181,6 +185,12 @@ impl Server {
         self
     }
 
+    /// Cuts frames out of the byte stream by `framing`, instead of by the setting `wire_format`.
+    pub fn framing(mut self, framing: impl Framing) -> Self {
+        self.framing = Some(Arc::new(framing));
+        self
+    }
+
     /// Counts a message with this id as `cost` messages for the setting `rate_messages`, but not for more
     /// than a burst; 0 for one that is free. Every other message counts as one.
     pub fn route_cost(mut self, id: MsgId, cost: u32) -> Self {
@@ -250,10 +260,8 @@ impl Server {
         }
         let (refusal, notice) = (self.refusal.take(), self.notice.take());
         let Parts { settings, routes, hooks, limits, surroundings } = self.into_parts();
-        let notice = match notice {
-            Some(frame) if !limits.can_ever_send(&frame) => return Err(ServerError::Notice(frame)),
-            notice => notice,
-        };
+        let notice = notice.map(|frame| limits.check(frame)).transpose();
+        let notice = notice.map_err(|error| ServerError::Notice(error.into_frame()))?;
         let bind_error = |source| ServerError::Bind {
             addr: format!("{}:{}", settings.host, settings.tcp_port),
             source,
@@ -290,10 +298,13 @@ impl Server {
     }
 
     pub(crate) fn into_parts(self) -> Parts {
-        let Self { settings, routes, hooks, observer, costs, .. } = self;
+        let Self { settings, routes, hooks, observer, costs, framing, .. } = self;
         let events = Arc::new(Events::new(observer));
         let mut limits = settings.limits(Arc::clone(&events));
         limits.rates.costs = costs;
+        if let Some(framing) = framing {
+            limits.codec = FrameCodec::shared(framing, settings.max_packet_size);
+        }
         let surroundings = Surroundings { events, while_down: settings.while_handler_down };
         Parts { settings, routes, hooks, limits: Arc::new(limits), surroundings }
     }

@@ -77,7 +77,7 @@ pub fn conn_from(id: ConnId, peer: SocketAddr, settings: &Settings) -> Conn {
 /// Takes what a [`conn`] without a socket has accepted so far, in order.
 pub fn accepted(conn: &Conn) -> Vec<Frame> {
     let mut bytes = conn.shared().take_all();
-    let codec = FrameCodec::new(conn.shared().limits.codec.wire(), u32::MAX);
+    let codec = conn.shared().limits.codec.unlimited();
     std::iter::from_fn(|| codec.next_frame(&mut bytes).ok().flatten()).collect()
 }
 

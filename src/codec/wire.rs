@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::framing::Found;
 use crate::frame::MsgId;
 
 /// Both layouts have two 32-bit fields.
@@ -25,6 +26,15 @@ pub(crate) struct Header {
     pub(crate) id: MsgId,
     /// Payload length in bytes.
     pub(crate) len: u32,
+}
+
+impl Header {
+    /// The frame that begins with it.
+    #[inline]
+    pub(crate) fn found(self) -> Found {
+        let len = HEADER_LEN + self.len as usize;
+        Found { id: self.id, payload: HEADER_LEN..len, len }
+    }
 }
 
 impl WireFormat {

@@ -7,8 +7,10 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use super::SendError;
 use super::budget::Budget;
-use crate::codec::{FrameCodec, HEADER_LEN};
+use super::outbox::Encoded;
+use crate::codec::FrameCodec;
 use crate::event::Events;
 use crate::frame::{Frame, MsgId};
 
@@ -127,9 +129,32 @@ impl fmt::Display for Unsent {
 }
 
 impl Limits {
-    /// Whether an empty outbox has room for the frame, and a header for its length.
-    pub(crate) fn can_ever_send(&self, frame: &Frame) -> bool {
-        let len = frame.payload.len();
-        HEADER_LEN + len <= self.outbox_bytes && u32::try_from(len).is_ok()
+    /// Gives a frame back that can never be sent: there is none for its id and payload, or an empty
+    /// outbox has no room for it.
+    pub(crate) fn check(&self, frame: Frame) -> Result<Frame, SendError> {
+        let frame = self.check_answer(frame)?;
+        if self.codec.overhead() + frame.payload.len() > self.outbox_bytes {
+            return Err(SendError::TooLarge(frame));
+        }
+        Ok(frame)
+    }
+
+    /// The same for an answer, for which there is always room.
+    pub(crate) fn check_answer(&self, frame: Frame) -> Result<Frame, SendError> {
+        if self.codec.can_put(&frame) {
+            Ok(frame)
+        } else if self.codec.is_plain() {
+            Err(SendError::TooLarge(frame))
+        } else {
+            Err(SendError::NoFrame(frame))
+        }
+    }
+
+    /// Encodes a frame that was [checked](Self::check).
+    pub(crate) fn encode(&self, frame: Frame) -> Result<(Frame, Encoded), SendError> {
+        match Encoded::new(&self.codec, &frame) {
+            Some(encoded) => Ok((frame, encoded)),
+            None => Err(SendError::NoFrame(frame)),
+        }
     }
 }

@@ -29,12 +29,10 @@ pub(crate) const MAX_SLICES: usize = 64;
 pub(crate) struct Encoded(Bytes);
 
 impl Encoded {
-    /// The caller has checked that the payload's length fits the header's 32 bits.
-    pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Self {
-        let mut bytes = BytesMut::with_capacity(HEADER_LEN + frame.payload.len());
-        codec.put_header(frame.id, frame.payload.len(), &mut bytes);
-        bytes.extend_from_slice(&frame.payload);
-        Self(bytes.freeze())
+    /// The caller has checked that there is a frame for it; `None` if the framing panics.
+    pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Option<Self> {
+        let mut bytes = BytesMut::with_capacity(codec.overhead() + frame.payload.len());
+        codec.put(frame.id, &frame.payload, &mut bytes).then(|| Self(bytes.freeze()))
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {

@@ -14,7 +14,7 @@ use super::outbox::{Batch, Encoded, Outbox};
 use super::properties::Properties;
 use super::window::Window;
 use super::{CloseReason, ConnId, Ending, SendError};
-use crate::codec::{FrameCodec, HEADER_LEN};
+use crate::codec::FrameCodec;
 use crate::frame::{Frame, MsgId};
 
 #[derive(Debug)]
@@ -159,21 +159,33 @@ impl Shared {
     /// Accepts the one answer to a message, room or not: the window bounds how many there can be,
     /// and a reader that finds the outbox full hands out no more.
     pub(crate) fn push_reply(&self, frame: Frame) -> Result<(), SendError> {
-        if u32::try_from(frame.payload.len()).is_err() {
-            return Err(SendError::TooLarge(frame));
-        }
+        let (frame, encoded) = self.encode_unless_plain(self.limits.check_answer(frame)?)?;
         let state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
-        self.queue_reply(state, frame.payload.len(), |outbox, codec| outbox.push(codec, &frame));
+        self.queue_reply(state, frame.payload.len(), |outbox, codec| match &encoded {
+            None => outbox.push(codec, &frame),
+            Some(encoded) => outbox.push_encoded(encoded),
+        });
         Ok(())
     }
 
+    /// A framing is the application's, and must not run under the lock.
+    fn encode_unless_plain(&self, frame: Frame) -> Result<(Frame, Option<Encoded>), SendError> {
+        if self.limits.codec.is_plain() {
+            return Ok((frame, None));
+        }
+        self.limits.encode(frame).map(|(frame, encoded)| (frame, Some(encoded)))
+    }
+
     /// Accepts an answer as [`push_reply`](Self::push_reply) does, with a copy of its payload, which
-    /// is a small one. False if the connection is closed.
+    /// is a small one. False if the connection is closed, or its frames are not plain.
     #[must_use = "an answer that is not accepted is told of"]
     pub(crate) fn push_reply_copy(&self, id: MsgId, payload: &[u8]) -> bool {
+        if !self.limits.codec.is_plain() {
+            return false;
+        }
         let state = self.lock();
         let accepts = state.accepts();
         if accepts {
@@ -198,10 +210,8 @@ impl Shared {
     }
 
     fn try_push(&self, frame: Frame, wait: bool) -> Result<Pushed, SendError> {
-        if !self.limits.can_ever_send(&frame) {
-            return Err(SendError::TooLarge(frame));
-        }
-        let len = HEADER_LEN + frame.payload.len();
+        let (frame, encoded) = self.encode_unless_plain(self.limits.check(frame)?)?;
+        let len = self.limits.codec.overhead() + frame.payload.len();
         let mut state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));
@@ -210,7 +220,10 @@ impl Shared {
             state.awaited |= wait;
             return Err(SendError::Full(frame));
         };
-        self.queue(state, |outbox| outbox.push(&self.limits.codec, &frame));
+        self.queue(state, |outbox| match &encoded {
+            None => outbox.push(&self.limits.codec, &frame),
+            Some(encoded) => outbox.push_encoded(encoded),
+        });
         Ok(Pushed::by(displaced))
     }
 

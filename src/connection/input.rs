@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::link::{Answers, Link};
 use super::local::Local;
 use super::meter::Meter;
-use super::reader::{Found, Reader};
+use super::reader::Reader;
 use crate::codec::FrameError;
+use crate::codec::framing::Found;
 use crate::conn::{CloseReason, Conn, Ending, OverRate};
 use crate::event::Event;
 use crate::frame::MsgId;
@@ -143,16 +144,16 @@ impl Input {
         // A handler may have ended the connection, or hurried its ending up: what comes after is
         // for the next step to see.
         while !shared.is_ending() || ending.is_some() && !conn.is_closed() {
-            let Found { id, at } = match self.next_frame(link, local, ending, cx) {
+            let Found { id, payload: at, len } = match self.next_frame(link, local, ending, cx) {
                 Ok(found) => found,
                 Err(progress) => return progress,
             };
             if self.meter.is_some() && !self.paid && ending.is_none() {
-                match self.pay(id, at.len(), link, local) {
+                match self.pay(id, len, link, local) {
                     Pay::Paid => {}
                     Pay::Later(wait) => return Progress::Delayed(wait),
                     Pay::Never => {
-                        self.pass(at.end);
+                        self.pass(len);
                         if turn.spend() {
                             break;
                         }
@@ -165,7 +166,7 @@ impl Input {
                 Some(current) if current.is(id, local) => current,
                 _ => {
                     let Some(next) = Current::find(id, local) else {
-                        self.pass(at.end);
+                        self.pass(len);
                         self.unrouted(id, link, local);
                         if turn.spend() {
                             break;
@@ -191,7 +192,7 @@ impl Input {
                 }
             }
             self.granted -= 1;
-            self.reader.pass(at.end);
+            self.reader.pass(len);
             self.paid = false;
             if current.heartbeat {
                 link.pulse.answered(conn, local.micros());
@@ -256,8 +257,8 @@ impl Input {
         Err(if ending.is_some() { Progress::Done } else { Progress::Waits })
     }
 
-    fn pass(&mut self, end: usize) {
-        self.reader.pass(end);
+    fn pass(&mut self, len: usize) {
+        self.reader.pass(len);
         self.paid = false;
     }
 

@@ -94,7 +94,8 @@ impl Link {
         let shared = self.conn.shared();
         let Io { batch, .. } = &mut *self.io.borrow_mut();
         let next = batch.direct || batch.is_empty();
-        if !next || !shared.is_clear() || payload.len() >= SHARE_FROM {
+        let plain = shared.limits.codec.is_plain();
+        if !next || !shared.is_clear() || !plain || payload.len() >= SHARE_FROM {
             Replies::reply(&self.conn, reply);
             return false;
         }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::codec::HEADER_LEN;
 use crate::conn::{Excess, Rate, Rates};
 use crate::frame::MsgId;
 
@@ -56,7 +55,7 @@ impl Meter {
         rates: &Rates,
     ) -> Result<(), (Excess, Duration)> {
         let cost = rates.costs.get(&id).copied().unwrap_or(1).into();
-        let bytes = (HEADER_LEN + len) as f64;
+        let bytes = len as f64;
         if self.lacks(cost, bytes).is_some() {
             self.fill();
         }

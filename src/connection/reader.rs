@@ -2,15 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::io::poll_read_buf;
 
+use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
-use crate::frame::MsgId;
 use crate::inbound;
 use crate::transport::Transport;
 
@@ -56,21 +55,14 @@ pub(crate) struct Reader {
     completed: bool,
 }
 
-/// A frame in the read buffer.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) id: MsgId,
-    /// Where the payload is in [`Reader::frames`].
-    pub(crate) at: Range<usize>,
-}
-
 impl Reader {
     /// Bytes received and not handed out.
     pub(crate) fn len(&self) -> usize {
         self.frames.len() - self.next + self.buffer.len()
     }
 
-    /// The next frame, if it has come whole. It stays the next one until it is [passed](Self::pass).
+    /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
+    /// the next one until it is [passed](Self::pass).
     #[inline]
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
@@ -83,7 +75,7 @@ impl Reader {
                 }
             }
         }
-        Ok(codec.frame_at(&self.frames, self.next).map(|(id, at)| Found { id, at }))
+        Ok(codec.frame_at(&self.frames, self.next))
     }
 
     /// Whether a frame was completed since this was asked last.
@@ -98,10 +90,10 @@ impl Reader {
         &self.frames
     }
 
-    /// The frame that was found is handed out: its payload ended at `end`.
+    /// The frame that was found is handed out: it was this long.
     #[inline]
-    pub(crate) fn pass(&mut self, end: usize) {
-        self.next = end;
+    pub(crate) fn pass(&mut self, len: usize) {
+        self.next += len;
     }
 
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.

@@ -131,6 +131,8 @@ impl Run {
     fn is_followed_by(&self, Parcel { id, buffer, at, conn }: &Parcel<'_>) -> bool {
         self.id == *id
             && self.end + HEADER_LEN == at.start
+            // Of other framings nobody knows where the next payload begins.
+            && conn.shared().limits.codec.is_plain()
             && self.buffer.as_ptr() == buffer.as_ptr()
             && self.conn.is(conn)
     }
@@ -147,7 +149,7 @@ impl Run {
         let Self { id, conn, buffer, first, .. } = self;
         let at = first.clone();
         if self.left > 0 {
-            (_, *first) = conn.shared().limits.codec.frame_at(buffer, at.end)?;
+            *first = conn.shared().limits.codec.frame_at(buffer, at.end)?.payload;
         }
         Some(Parcel { id: *id, buffer, at, conn }.into())
     }

@@ -34,8 +34,8 @@ pub enum ServerError {
     #[error("the listener failed: {0}")]
     Accept(#[source] io::Error),
     /// The frame of [`Server::shutdown_notice`](crate::Server::shutdown_notice) is larger than an
-    /// outbox.
-    #[error("the shutdown notice is larger than an outbox")]
+    /// outbox, or has no form in the server's framing.
+    #[error("the shutdown notice can never be sent")]
     Notice(Frame),
     /// A worker ended before its server, and either the setting `when_worker_lost` is to stop, or it
     /// was the last one.

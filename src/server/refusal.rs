@@ -37,10 +37,8 @@ impl Refusal {
     /// Tells the peer, and closes the socket when it has heard it, or does not want to.
     pub(crate) fn tell(&self, mut stream: TcpStream, why: &AddError, codec: &FrameCodec) {
         let frame = contained(|| (self.make)(why)).flatten();
-        let Some(frame) = frame.filter(|frame| u32::try_from(frame.payload.len()).is_ok()) else {
-            return;
-        };
-        let encoded = Encoded::new(codec, &frame);
+        let frame = frame.filter(|frame| codec.can_put(frame));
+        let Some(encoded) = frame.and_then(|frame| Encoded::new(codec, &frame)) else { return };
         let Ok(permit) = Arc::clone(&self.lingering).try_acquire_owned() else {
             // What the socket takes now, or nothing: a peer in a storm of them.
             let _ = stream.try_write(encoded.bytes());

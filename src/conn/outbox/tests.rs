@@ -16,7 +16,7 @@ fn frame(id: u32, len: usize) -> Frame {
 }
 
 fn wire(codec: &FrameCodec, frames: &[Frame]) -> Vec<u8> {
-    frames.iter().flat_map(|frame| Encoded::new(codec, frame).bytes().to_vec()).collect()
+    frames.iter().flat_map(|frame| Encoded::new(codec, frame).unwrap().bytes().to_vec()).collect()
 }
 
 /// What the next system call would be offered.
@@ -49,7 +49,7 @@ fn g10_the_outbox_counts_frames_and_bytes_with_their_headers() {
     let (codec, mut outbox) = (codec(), Outbox::default());
     outbox.push(&codec, &frame(1, 0));
     outbox.push(&codec, &frame(2, SHARE_FROM));
-    outbox.push_encoded(&Encoded::new(&codec, &frame(3, 10)));
+    outbox.push_encoded(&Encoded::new(&codec, &frame(3, 10)).unwrap());
     assert_eq!(
         (outbox.unsent().frames, outbox.unsent().bytes),
         (3, 3 * HEADER_LEN + SHARE_FROM + 10)
@@ -100,12 +100,12 @@ fn g5_frames_leave_whole_and_in_order_however_little_the_kernel_takes() {
         let mut ends = Vec::new();
         for id in 0..60 {
             let frame = frame(id, lens[whim.up_to(lens.len()) - 1]);
-            accepted.extend_from_slice(Encoded::new(&codec, &frame).bytes());
+            accepted.extend_from_slice(Encoded::new(&codec, &frame).unwrap().bytes());
             ends.push(accepted.len());
             if whim.up_to(2) == 1 {
                 outbox.push(&codec, &frame);
             } else {
-                outbox.push_encoded(&Encoded::new(&codec, &frame));
+                outbox.push_encoded(&Encoded::new(&codec, &frame).unwrap());
             }
             // The writer is slower than those who send, and then catches up.
             while (id == 59 || whim.up_to(3) == 1)
@@ -164,7 +164,7 @@ fn g6_a_header_whose_payload_follows_in_a_segment_of_its_own_is_no_written_frame
 fn g6_the_rest_of_a_frame_written_past_the_queue_is_counted_and_written() {
     let (codec, mut outbox) = (codec(), Outbox::default());
     let frame = frame(1, 100);
-    let encoded = Encoded::new(&codec, &frame);
+    let encoded = Encoded::new(&codec, &frame).unwrap();
     let mut batch = Batch::rest_of(&encoded, 30);
     outbox.adopt(1, encoded.bytes().len() - 30);
     assert_eq!((outbox.unsent().frames, outbox.unsent().bytes), (1, HEADER_LEN + 100 - 30));
@@ -205,7 +205,7 @@ fn a_lent_buffer_is_used_and_given_back() {
 #[test]
 fn g10_a_few_bytes_between_droppable_frames_hold_no_buffer_that_was_made_for_many() {
     let (codec, mut outbox) = (codec(), Outbox::default());
-    let encoded = Encoded::new(&codec, &frame(7, 4));
+    let encoded = Encoded::new(&codec, &frame(7, 4)).unwrap();
     for _ in 0..500 {
         outbox.lend(|| Some(BytesMut::with_capacity(64 * 1024)));
         outbox.push(&codec, &frame(1, 4));
@@ -222,7 +222,7 @@ fn g10_a_few_bytes_between_droppable_frames_hold_no_buffer_that_was_made_for_man
 #[test]
 fn g6_frames_are_dropped_and_written_in_any_mixture_and_the_counts_are_right() {
     let codec = codec();
-    let droppable = Encoded::new(&codec, &frame(9, 20));
+    let droppable = Encoded::new(&codec, &frame(9, 20)).unwrap();
     let mut outbox = Outbox::default();
     let mut batch = Batch::default();
     let mut random = 12345_u32;
