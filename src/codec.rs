@@ -95,6 +95,11 @@ impl FrameCodec {
         Self { wire, max_payload, framing: None }
     }
 
+    /// The layout of the header; `None` for another framing.
+    pub fn wire(&self) -> Option<WireFormat> {
+        self.is_plain().then_some(self.wire)
+    }
+
     /// A codec of another framing, which refuses payloads above `max_payload` bytes when decoding.
     pub fn framed(framing: impl Framing, max_payload: u32) -> Self {
         Self::shared(Arc::new(framing), max_payload)

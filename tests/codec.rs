@@ -67,6 +67,7 @@ fn the_golden_bytes_decode_to_their_frames() {
 #[test]
 fn zinx_v09s_format_is_the_default() {
     assert_eq!(WireFormat::default(), WireFormat::LtvLe);
+    assert_eq!(codec(WireFormat::TlvBe).wire(), Some(WireFormat::TlvBe));
 }
 
 #[test]

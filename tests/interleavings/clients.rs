@@ -88,8 +88,9 @@ impl Client {
         let heard = Rc::new(Heard::default());
         let codec = FrameCodec::new(wire, u32::MAX);
         let (journal, ears) = (Arc::clone(journal), Rc::clone(&heard));
+        let spoken = codec.clone();
         actix_rt::spawn(async move {
-            talk(stream, utterances, codec, &ears, &journal).await;
+            talk(stream, utterances, spoken, &ears, &journal).await;
             ears.ended.set(true);
             journal.look();
         });
@@ -156,7 +157,7 @@ impl Client {
     /// Announces more than is allowed. The server may take what comes after it for the payload.
     pub(crate) fn announce(&mut self, excess: u32) {
         let (id, announced) = (Say::Function.id(), MAX_PACKET + 1 + excess);
-        let header = match self.codec.wire() {
+        let header = match self.codec.wire().unwrap() {
             WireFormat::LtvLe => [announced.to_le_bytes(), id.to_le_bytes()],
             _ => [id.to_be_bytes(), announced.to_be_bytes()],
         };
@@ -188,7 +189,7 @@ impl Client {
 
     fn encoded(&self, frame: Frame) -> Bytes {
         let mut bytes = BytesMut::new();
-        let mut codec = self.codec;
+        let mut codec = self.codec.clone();
         codec.encode(frame, &mut bytes).unwrap();
         bytes.freeze()
     }
