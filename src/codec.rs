@@ -22,7 +22,7 @@ pub use length_field::{ByteOrder, LengthField};
 pub use wire::WireFormat;
 pub(crate) use wire::{HEADER_LEN, Header};
 
-/// The codec of a [`WireFormat`], or of another [`Framing`](crate::framing::Framing), with a limit on what
+/// The codec of a [`WireFormat`], or of another [`Framing`], with a limit on what
 /// a peer may send.
 ///
 /// Use it with [`tokio_util::codec::Framed`] to write a client.
@@ -72,7 +72,7 @@ pub enum FrameError {
         /// How many bytes of the frame had come, its header included.
         have: usize,
     },
-    /// The bytes make no sense to the [`Framing`](crate::framing::Framing).
+    /// The bytes make no sense to the [`Framing`].
     #[error("malformed: {0}")]
     Malformed(&'static str),
 }

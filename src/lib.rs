@@ -91,6 +91,7 @@
 //! | [`Heartbeat`], [`Watermark`] | what it is asked, and what its application is told |
 //! | [`conn_manager`]: [`ConnManager`], [`Connections`], [`BroadcastReport`] | who is connected; limit, look-up, broadcast, closing |
 //! | [`Connection`], [`Stop`] | the actor of one connection |
+//! | [`framing`] | protocols other than the two built-in formats |
 //! | [`Frame`], [`MsgId`], [`FrameCodec`], [`WireFormat`], [`FrameError`], [`CodecError`] | what is on the wire, for servers and clients |
 //! | [`Event`], [`Stats`], [`Endings`], [`Refusals`] | what happens, and what has happened so far |
 //! | [`testing`] | the kit for tests of applications |

@@ -305,3 +305,35 @@ async fn what_has_no_frame_comes_back_and_an_answer_without_one_is_counted() {
     }
     server.stop().await.unwrap();
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config {
+        failure_persistence: None,
+        ..proptest::test_runner::Config::default()
+    })]
+
+    #[test]
+    fn whatever_comes_a_framing_finds_the_same_however_it_comes(
+        (offset, width, adjustment) in (0..6_usize, 1..=8_usize, -9..9_i64),
+        (strip, id) in (0..9_usize, 0..6_usize),
+        limit in 0..40_u32,
+        bytes in proptest::collection::vec(proptest::prop_oneof![0..12_u8, 0..=255_u8], 0..120),
+    ) {
+        let length = LengthField::new(offset, width).adjustment(adjustment).strip(strip).id(id, 2);
+        let little = length.clone().byte_order(ByteOrder::Little);
+        for codec in [
+            FrameCodec::framed(length, limit),
+            FrameCodec::framed(little, limit),
+            FrameCodec::framed(Delimited::by(&[1, 2]), limit),
+            FrameCodec::framed(Delimited::lines(), limit),
+            FrameCodec::framed(Htlv::new(1), limit),
+        ] {
+            for frame in decoded(&codec, &bytes).unwrap_or_default() {
+                // What can be said again means the same.
+                if let Some(again) = encoded(&codec, frame.clone()) {
+                    assert_eq!(decoded(&codec, &again), Ok(vec![frame]));
+                }
+            }
+        }
+    }
+}

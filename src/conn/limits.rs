@@ -75,10 +75,10 @@ pub(crate) struct Rate {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Overflow {
-    /// It is given back: [`SendError::Full`](crate::SendError::Full).
+    /// It is given back: [`SendError::Full`].
     #[default]
     Refuse,
-    /// It is given back in [`SendError::Closed`](crate::SendError::Closed), and the connection is
+    /// It is given back in [`SendError::Closed`], and the connection is
     /// closed as [`SlowConsumer`](crate::CloseReason::SlowConsumer).
     Close,
     /// From now on it may be displaced by any later frame, as long as the writer has not taken it: the
