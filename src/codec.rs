@@ -50,6 +50,8 @@ pub struct FrameCodec {
     wire: WireFormat,
     max_payload: u32,
     framing: Option<Arc<dyn Framing>>,
+    /// How many bytes a frame has beside its payload, at most.
+    overhead: usize,
 }
 
 /// Why bytes are not a frame.
@@ -92,7 +94,7 @@ pub enum CodecError {
 impl FrameCodec {
     /// A codec that refuses payloads above `max_payload` bytes when decoding.
     pub fn new(wire: WireFormat, max_payload: u32) -> Self {
-        Self { wire, max_payload, framing: None }
+        Self { wire, max_payload, framing: None, overhead: HEADER_LEN }
     }
 
     /// The layout of the header; `None` for another framing.
@@ -106,7 +108,8 @@ impl FrameCodec {
     }
 
     pub(crate) fn shared(framing: Arc<dyn Framing>, max_payload: u32) -> Self {
-        Self { wire: WireFormat::default(), max_payload, framing: Some(framing) }
+        let overhead = contained(|| framing.overhead()).unwrap_or_default();
+        Self { wire: WireFormat::default(), max_payload, framing: Some(framing), overhead }
     }
 
     /// The same without a limit.
@@ -124,7 +127,7 @@ impl FrameCodec {
     /// How many bytes a frame has beside its payload, at most.
     #[inline]
     pub(crate) fn overhead(&self) -> usize {
-        self.framing.as_ref().map_or(HEADER_LEN, |framing| framing.overhead())
+        self.overhead
     }
 
     /// Whether there is a frame for this.
@@ -192,13 +195,14 @@ impl FrameCodec {
         }
     }
 
-    /// The frame that begins at `start` of what is known to be whole frames; the limit does not count.
+    /// The frame that begins at `start` of what is known to be whole frames; of the built-in formats, the
+    /// limit does not count.
     #[inline]
     pub(crate) fn frame_at(&self, src: &[u8], start: usize) -> Option<Found> {
         let rest = src.get(start..)?;
         let mut found = match &self.framing {
             None => self.wire.parse(rest.first_chunk()?).found(),
-            Some(framing) => find_by(&**framing, rest, u32::MAX).ok()??,
+            Some(_) => self.find(rest).ok()??,
         };
         found.payload = start + found.payload.start..start + found.payload.end;
         Some(found)
@@ -222,7 +226,8 @@ impl FrameCodec {
     #[inline]
     fn find(&self, src: &[u8]) -> Result<Option<Found>, FrameError> {
         if let Some(framing) = &self.framing {
-            return find_by(&**framing, src, self.max_payload);
+            let most = (self.max_payload as usize).saturating_add(self.overhead + SLACK);
+            return find_by(&**framing, src, self.max_payload, most);
         }
         let Some(bytes) = src.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = self.wire.parse(bytes);
@@ -235,11 +240,15 @@ impl FrameCodec {
     }
 }
 
+/// What a framing may leave unfound beyond its largest frame: it need not be exact.
+const SLACK: usize = 1024;
+
 /// Asks a framing that may be wrong.
 fn find_by(
     framing: &dyn Framing,
     src: &[u8],
     max_payload: u32,
+    most: usize,
 ) -> Result<Option<Found>, FrameError> {
     if src.is_empty() {
         return Ok(None);
@@ -247,7 +256,13 @@ fn find_by(
     let Some(found) = contained(|| framing.find(src, max_payload)) else {
         return Err(FrameError::Malformed("the framing panicked"));
     };
-    let Some(found) = found? else { return Ok(None) };
+    let Some(found) = found? else {
+        if src.len() > most {
+            let announced = u32::try_from(src.len()).unwrap_or(u32::MAX);
+            return Err(FrameError::TooLarge { id: 0, announced, max: max_payload });
+        }
+        return Ok(None);
+    };
     let Found { id, payload: Range { start, end }, len } = found;
     if len == 0 || len > src.len() || start > end || end > len {
         return Err(FrameError::Malformed("the framing found what is not there"));

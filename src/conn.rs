@@ -129,7 +129,8 @@ impl Conn {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] and [`SendError::TooLarge`]; never [`SendError::Full`].
+    /// [`SendError::Closed`], [`SendError::TooLarge`] and [`SendError::NoFrame`]; never
+    /// [`SendError::Full`].
     ///
     /// # Cancel safety
     ///
@@ -156,8 +157,8 @@ impl Conn {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] and [`SendError::TooLarge`]; [`SendError::Full`] only with
-    /// [`Overflow::Refuse`].
+    /// [`SendError::Closed`], [`SendError::TooLarge`] and [`SendError::NoFrame`]; [`SendError::Full`] only
+    /// with [`Overflow::Refuse`].
     pub fn send_with(
         &self,
         id: MsgId,

@@ -6,6 +6,7 @@ mod hooks;
 mod input;
 mod link;
 mod liveness;
+mod lives;
 mod local;
 mod meter;
 mod reader;
@@ -31,6 +32,8 @@ pub use hooks::Watermark;
 use input::{Input, Progress};
 pub(crate) use link::Link;
 pub(crate) use liveness::watch;
+pub(crate) use lives::Lives;
+use lives::Living;
 pub(crate) use local::Local;
 
 /// How long a connection whose handler is still at work stays in the table after its socket is
@@ -64,11 +67,12 @@ pub struct Connection {
     closed: bool,
     /// Its drop takes the connection out of the manager's table.
     registration: Option<Registration>,
+    /// The worker's stop waits for its drop.
+    _living: Living,
     /// `on_conn_start` has been called and `on_conn_stop` has not.
     started: bool,
-    /// The socket has taken something. Before that it looks full even if it is not: tokio asks the system
-    /// first.
-    taken: bool,
+    /// It is over for the application.
+    ended: bool,
     /// The outbox was above its high watermark and has not been below the low one since.
     high: bool,
 }
@@ -85,6 +89,7 @@ impl Connection {
         let link = Rc::new(Link::new(conn, transport));
         Self {
             link,
+            _living: local.lives.begin(),
             local,
             key: None,
             input: Input::default(),
@@ -94,7 +99,7 @@ impl Connection {
             closed: false,
             registration: Some(registration),
             started: false,
-            taken: false,
+            ended: false,
             high: false,
         }
         .start()
@@ -183,7 +188,6 @@ impl Connection {
         let flushed = link.poll_flush(&mut progress, cx);
         self.talking |= progress && ending.is_some();
         if progress {
-            self.taken = true;
             link.pulse.write(self.local.now());
         }
         match flushed {
@@ -201,7 +205,7 @@ impl Connection {
                 if progress || !self.deadlines.is_set(Due::Write) {
                     self.deadlines.set(Due::Write, link.conn.shared().limits.write_deadline);
                 }
-                if self.taken {
+                if link.taken.get() {
                     self.note_unsent();
                 }
                 return false;
@@ -315,6 +319,7 @@ impl Connection {
 
     /// Ends the connection for the application and for the manager.
     fn finish(&mut self) {
+        self.ended = true;
         if std::mem::take(&mut self.started) {
             self.local.hooks.stop(self.conn(), &self.why());
         }
@@ -360,6 +365,11 @@ impl Actor for Connection {
     /// The actor stops here without having ended only when its thread is torn down, which is no
     /// time for waiting.
     fn stopped(&mut self, _: &mut Context<Self>) {
+        let messages = self.conn().shared().window.in_flight();
+        if !self.ended && messages > 0 {
+            let conn = self.conn();
+            conn.emit(Event::CutShort { conn, messages });
+        }
         self.abandon();
     }
 }

@@ -19,6 +19,7 @@
 //! | message without a route | warn once a connection, and counted | register the route, or find out who sends it |
 //! | route function answered `Err` | warn | |
 //! | reply to a closed connection | debug | |
+//! | a heartbeat has no frame | warn | give it another id or payload |
 //! | peer without a sign of life | debug; the closing that comes of it: warn | |
 //! | handler actor restarted | error | find the panic above it in the log |
 //! | message dropped while its handler actor was down | debug | |
@@ -125,6 +126,8 @@ pub enum Event<'a> {
     RateDelayed { conn: &'a Conn, excess: Excess, first: bool },
     /// The peer sends too much, and this message was dropped; `first` for this connection.
     RateDropped { conn: &'a Conn, excess: Excess, message: MsgId, first: bool },
+    /// A heartbeat cannot be sent, now or ever: its id or payload has no frame.
+    HeartbeatFailed { conn: &'a Conn, why: &'a SendError },
     /// The peer gives no sign of life.
     NotAlive { conn: &'a Conn },
     /// A message has no route; `first` for this connection.
@@ -156,6 +159,7 @@ impl Event<'_> {
             Self::Stopped { .. }
             | Self::Closed { .. }
             | Self::CutShort { .. }
+            | Self::HeartbeatFailed { .. }
             | Self::WorkerStuck { .. }
             | Self::Refused { .. }
             | Self::HandlerFailed { .. } => Level::Warn,
@@ -292,6 +296,9 @@ impl fmt::Display for Event<'_> {
                     f,
                     "{conn} sends {excess}, message {message} was dropped; told once a connection"
                 )
+            }
+            Self::HeartbeatFailed { conn, why } => {
+                write!(f, "{conn} gets no heartbeat, {why}")
             }
             Self::NotAlive { conn } => write!(f, "{conn} gives no sign of life"),
             Self::Unrouted { conn, message, .. } => {

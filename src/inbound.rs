@@ -157,7 +157,8 @@ impl Inbound {
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] if the connection is closed, [`SendError::TooLarge`] above 4 GiB.
+    /// [`SendError::Closed`] if the connection is closed, [`SendError::TooLarge`] above 4 GiB,
+    /// [`SendError::NoFrame`] if the framing has none for it.
     pub fn try_reply(self, id: MsgId, payload: impl Into<Bytes>) -> Result<(), SendError> {
         self.conn().shared().push_reply(Frame::new(id, payload))
     }

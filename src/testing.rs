@@ -37,7 +37,7 @@ use tokio_util::codec::Encoder;
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, Admission, ConnManager, Registration};
-use crate::connection::{Connection, Local, watch};
+use crate::connection::{Connection, Lives, Local, watch};
 use crate::event::Stats;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
@@ -110,7 +110,7 @@ impl TestConnection {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let admission = Admission::new(&settings);
         let manager = ConnManager::with_workers(admission, Arc::clone(&limits), Vec::new());
-        let local = Rc::new(Local::new(Arc::new(hooks)));
+        let local = Rc::new(Local::new(Arc::new(hooks), Lives::default()));
         let connections = manager.connections();
         let manager = manager.start();
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

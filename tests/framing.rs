@@ -132,6 +132,8 @@ fn what_has_no_frame_is_not_sent() {
     assert!(encoded(&codec, Frame::new(255, vec![0; 255])).is_some());
     assert!(encoded(&codec, Frame::new(256, "")).is_none());
     assert!(encoded(&codec, Frame::new(1, vec![0; 256])).is_none());
+    let without = FrameCodec::framed(LengthField::new(0, 2).strip(2), MAX);
+    assert!(encoded(&without, Frame::new(1, "an id that nobody gets")).is_none());
     let lines = FrameCodec::framed(Delimited::lines().id(1), MAX);
     for payload in ["two\nlines", "\n", "return\r"] {
         assert!(encoded(&lines, Frame::new(1, payload)).is_none(), "{payload:?}");
@@ -335,5 +337,79 @@ proptest::proptest! {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_payload_with_whose_end_a_delimiter_would_begin_has_no_frame() {
+    let ends = FrameCodec::framed(Delimited::by(b"\r\n\r\n"), MAX);
+    assert!(encoded(&ends, Frame::new(0, "x\r\n")).is_none());
+    assert!(encoded(&ends, Frame::new(0, "x\r")).is_some());
+    let twins = FrameCodec::framed(Delimited::by(b"aa"), MAX);
+    assert!(encoded(&twins, Frame::new(0, "ba")).is_none());
+    assert!(encoded(&twins, Frame::new(0, "ab")).is_some());
+}
+
+#[actix::test]
+async fn what_has_no_bytes_is_no_frame_and_takes_no_place() {
+    let settings = settings();
+    let server = Server::new(settings)
+        .framing(LengthField::new(0, 4))
+        .route_fn(0, async |_: Inbound| (0, ""));
+    let server = TestServer::start(server).await;
+    let stream = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
+    let mut client = TestClient::on(stream, FrameCodec::framed(LengthField::new(0, 4), MAX));
+    for _ in 0..2000 {
+        client.send_bytes(&[0, 0, 0, 0]).await;
+    }
+    let conn = loop {
+        if server.handle().stats().replies_dropped == 2000 {
+            break server.handle().connections().all().pop().unwrap();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(conn.unsent().frames, 0);
+    assert_eq!(conn.send_buffered(0, ""), Err(SendError::NoFrame(Frame::new(0, ""))));
+    assert_eq!(conn.send_buffered(0, &b"\0\0\0\x01!"[..]), Ok(()));
+    assert_eq!(client.recv().await, Some(Frame::new(0, &b"\0\0\0\x01!"[..])));
+    server.stop().await.unwrap();
+}
+
+/// Frames end before a `#`, which it must see to find them; or it never finds one.
+#[derive(Debug)]
+struct LooksAhead(bool);
+
+impl Framing for LooksAhead {
+    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+        let end = src.iter().skip(1).position(|&byte| byte == b'#').filter(|_| self.0);
+        Ok(end.map(|end| Found { id: 2, payload: 1..end + 1, len: end + 1 }))
+    }
+
+    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        dst.put_slice(payload);
+    }
+
+    fn overhead(&self) -> usize {
+        panic!("on purpose")
+    }
+}
+
+#[actix::test]
+async fn a_framing_that_looks_ahead_or_finds_nothing_costs_its_connection_and_no_memory() {
+    for finds in [true, false] {
+        let server =
+            Server::new(settings()).framing(LooksAhead(finds)).route_fn(2, async |_: Inbound| ());
+        let server = TestServer::start(server).await;
+        let mut stream = tokio::net::TcpStream::connect(server.addr()).await.unwrap();
+        let flood = vec![b'#'; 1024];
+        // What comes after the end is read away for a while, and not kept.
+        while stream.write_all(&flood).await.is_ok() && server.handle().stats().ended == 0 {}
+        let report = within(server.handle().broadcast((2, "to nobody"))).await.unwrap();
+        assert_eq!(report.accepted, 0, "the manager lives");
+        let handle = server.handle().clone();
+        server.stop().await.unwrap();
+        let stats = handle.stats();
+        assert_eq!(stats.endings.protocol, 1);
+        assert!(stats.bytes_unhandled < 1 << 20, "{} bytes were kept", stats.bytes_unhandled);
     }
 }

@@ -90,5 +90,5 @@ fn a_connection_keeps_its_word_on_the_corpus() {
 
 #[test]
 fn a_connection_keeps_its_word_on_any_bytes() {
-    assert_on_inputs(500, properties::connection);
+    assert_on_inputs(1_000, properties::connection);
 }

@@ -364,3 +364,19 @@ async fn a_round_trip_may_take_longer_than_the_interval() {
     assert!(rtt >= SECOND * 3 / 2 && rtt < SECOND * 8 / 5, "{rtt:?}");
     assert!(peer.ends.try_recv().is_err());
 }
+
+#[actix::test]
+async fn heartbeats_that_were_not_answered_do_not_falsify_the_round_trips_after_them() {
+    let mut peer =
+        Peer::of(Server::new(settings()).heartbeat(heartbeat().alive_within(9 * SECOND))).await;
+    for _ in 0..3 {
+        peer.stream.read_exact(&mut [0; 10]).await.unwrap();
+    }
+    for _ in 0..5 {
+        peer.stream.read_exact(&mut [0; 10]).await.unwrap();
+        peer.stream.write_all(&BEAT).await.unwrap();
+        peer.echo().await;
+    }
+    let rtt = peer.connection.conn.rtt().unwrap();
+    assert!(rtt < SECOND / 100, "{rtt:?}");
+}

@@ -456,3 +456,30 @@ async fn half_of_an_outbox_of_large_droppable_frames_stays_within_reach() {
         assert_eq!(sent, Ok(Sent::InPlaceOf(1)));
     }
 }
+
+#[actix::test]
+async fn peers_that_get_nothing_but_broadcasts_are_not_beyond_the_budget() {
+    const BUDGET: usize = 64 * (FRAME + 8);
+    let (tx, mut ends) = unbounded_channel();
+    let settings = Settings { max_unsent_bytes: BUDGET, write_deadline_ms: 600_000, ..settings() };
+    let server = Server::new(Settings { max_msg_chan_bytes: 2 * BUDGET, ..settings })
+        .on_conn_stop(move |_, why| tx.send(why.clone()).unwrap_or_default());
+    let (server, mut conns) = served(server).await;
+    let _deaf = TestClient::connect(server.addr()).await;
+    within(conns.recv()).await.unwrap();
+    let closed = async {
+        loop {
+            server
+                .handle()
+                .broadcast_with((9, vec![0; FRAME]), Overflow::DropNewest)
+                .await
+                .unwrap();
+            if let Ok(why) = ends.try_recv() {
+                break why;
+            }
+        }
+    };
+    assert_eq!(within(closed).await, CloseReason::SlowConsumer(Slow::OverBudget));
+    assert!(server.handle().stats().high_watermarks > 0 || server.handle().unsent_bytes() == 0);
+    server.stop().await.unwrap();
+}

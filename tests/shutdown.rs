@@ -194,3 +194,45 @@ async fn nothing_is_left_of_a_server_that_has_ended() {
     };
     within(gone).await;
 }
+
+#[actix::test]
+async fn a_stop_waits_for_handlers_whose_connections_are_gone_already() {
+    let (tx, mut steps) = unbounded_channel();
+    let done = tx.clone();
+    let server = server(settings()).route_fn(4, async move |msg: Inbound| {
+        msg.conn().stop();
+        tx.send("works").unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        done.send("done").unwrap();
+    });
+    let server = TestServer::start(server).await;
+    let mut client = connect(&server).await;
+    client.send(4, "").await;
+    assert_eq!(within(steps.recv()).await, Some("works"));
+    assert_eq!(client.recv().await, None);
+    drop(client);
+    let report = server.stop().await.unwrap();
+    assert_eq!(steps.try_recv(), Ok("done"));
+    assert!(report.is_clean(), "{report}");
+}
+
+#[actix::test]
+async fn a_handler_that_outlasts_the_deadline_without_its_connection_is_in_the_report() {
+    let (tx, mut steps) = unbounded_channel();
+    let server = server(Settings { drain_deadline_ms: 200, ..settings() }).route_fn(
+        4,
+        async move |msg: Inbound| {
+            msg.conn().stop();
+            tx.send("works").unwrap();
+            std::future::pending::<()>().await;
+        },
+    );
+    let server = TestServer::start(server).await;
+    let mut client = connect(&server).await;
+    client.send(4, "").await;
+    assert_eq!(within(steps.recv()).await, Some("works"));
+    assert_eq!(client.recv().await, None);
+    drop(client);
+    let report = server.stop().await.unwrap();
+    assert_eq!((report.cut, report.messages_unfinished), (1, 1), "{report:?}");
+}

@@ -9,7 +9,11 @@ use crate::frame::MsgId;
 
 /// Frames that end with a delimiter, which is not part of the payload.
 ///
-/// All messages have one id, [`id`](Self::id). A payload that contains the delimiter has no frame.
+/// All messages have one id, [`id`](Self::id). A payload that contains the delimiter, or with whose end
+/// another one would begin, has no frame.
+///
+/// What has come of a frame is searched again at every read, so keep `max_packet_size` moderate (tens of
+/// kilobytes): a peer that sends a long frame byte by byte has each byte cost a look at all before it.
 ///
 /// ```
 /// use zinxide::framing::Delimited;
@@ -74,8 +78,15 @@ impl Framing for Delimited {
     }
 
     fn can_put(&self, id: MsgId, payload: &[u8]) -> bool {
+        let needle = self.delimiter.needle();
         let ends_in_cr = self.lines && payload.last() == Some(&b'\r');
-        id == self.id && !ends_in_cr && self.delimiter.find(payload).is_none()
+        // The end of the payload and the beginning of the delimiter may make one, too.
+        let end = &payload[payload.len().saturating_sub(needle.len() - 1)..];
+        let seam = [end, needle].concat();
+        id == self.id
+            && !ends_in_cr
+            && self.delimiter.find(payload).is_none()
+            && self.delimiter.find(&seam) == Some(end.len())
     }
 
     fn overhead(&self) -> usize {

@@ -15,7 +15,8 @@ use crate::frame::MsgId;
 /// [`LengthField`](crate::framing::LengthField), [`Delimited`](crate::framing::Delimited) and
 /// [`Htlv`](crate::framing::Htlv) are such, and cover most.
 ///
-/// A panic in one of its methods ends the connection as a protocol error.
+/// A panic in [`find`](Self::find) ends the connection as a protocol error; with one in the other methods
+/// there is no frame.
 ///
 /// A protocol whose frames are an id, a length, both of one byte, and a payload:
 ///
@@ -59,8 +60,9 @@ use crate::frame::MsgId;
 pub trait Framing: fmt::Debug + Send + Sync + 'static {
     /// Finds the frame at the front of what has come; `None` if it is not there as a whole.
     ///
-    /// It is asked again with the same bytes and more of them when they come, and must then answer the
-    /// same.
+    /// It is asked again with the same bytes, with more of them when they come, and with none behind the
+    /// frames it has found, and must answer the same each time: a frame must not depend on what follows
+    /// it. What it leaves unfound beyond the largest frame is a protocol error.
     ///
     /// # Errors
     ///

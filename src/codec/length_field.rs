@@ -202,11 +202,15 @@ impl Framing for LengthField {
     }
 
     fn can_put(&self, id: MsgId, payload: &[u8]) -> bool {
-        let id_fits =
-            self.id.is_none_or(|field| field.end() > self.strip || field.holds(id.into()));
+        let id_end = self.id.map_or(0, Field::end);
+        let has_header = self.strip + payload.len() >= self.length.end().max(id_end);
+        let id_fits = match self.id {
+            None => id == 0,
+            Some(field) => field.end() > self.strip || field.holds(id.into()),
+        };
         let length_fits =
             self.length.end() > self.strip || self.length_for(payload.len()).is_some();
-        id_fits && length_fits
+        has_header && id_fits && length_fits
     }
 
     fn overhead(&self) -> usize {

@@ -29,10 +29,12 @@ pub(crate) const MAX_SLICES: usize = 64;
 pub(crate) struct Encoded(Bytes);
 
 impl Encoded {
-    /// The caller has checked that there is a frame for it; `None` if the framing panics.
+    /// The caller has checked that there is a frame for it; `None` if the framing panics, or makes nothing of
+    /// it: what has no bytes can neither be written nor counted.
     pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Option<Self> {
         let mut bytes = BytesMut::with_capacity(codec.overhead() + frame.payload.len());
-        codec.put(frame.id, &frame.payload, &mut bytes).then(|| Self(bytes.freeze()))
+        let put = codec.put(frame.id, &frame.payload, &mut bytes) && !bytes.is_empty();
+        put.then(|| Self(bytes.freeze()))
     }
 
     pub(crate) fn bytes(&self) -> &Bytes {

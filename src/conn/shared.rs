@@ -211,7 +211,8 @@ impl Shared {
 
     fn try_push(&self, frame: Frame, wait: bool) -> Result<Pushed, SendError> {
         let (frame, encoded) = self.encode_unless_plain(self.limits.check(frame)?)?;
-        let len = self.limits.codec.overhead() + frame.payload.len();
+        let plain = self.limits.codec.overhead() + frame.payload.len();
+        let len = encoded.as_ref().map_or(plain, |encoded| encoded.bytes().len());
         let mut state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));
@@ -469,7 +470,8 @@ impl Shared {
         // Half empty, so that a waiter finds room for more than one frame.
         let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
         let half = Unsent { frames: outbox_frames / 2, bytes: outbox_bytes / 2 };
-        if state.awaited && !state.outbox.unsent().exceeds(half) {
+        // What may be displaced is in no waiter's way.
+        if state.awaited && !state.outbox.lasting().exceeds(half) {
             state.awaited = false;
             drop(state);
             self.room.notify_waiters();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::conn::{CloseReason, Conn, Overflow, Silence};
+use crate::conn::{CloseReason, Conn, Overflow, SendError, Silence};
 use crate::event::Event;
 use crate::frame::MsgId;
 use crate::unwind::contained;
@@ -97,9 +97,16 @@ impl Heartbeat {
     /// Sends one. True if it is accepted.
     pub(super) fn beat(&self, conn: &Conn) -> bool {
         match contained(|| (self.payload)(conn)) {
-            // An outbox that is full proves that the peer is not waited for in vain, and has a
-            // deadline of its own.
-            Some(payload) => conn.send_with(self.id, payload, Overflow::Refuse).is_ok(),
+            Some(payload) => match conn.send_with(self.id, payload, Overflow::Refuse) {
+                Ok(_) => true,
+                // An outbox that is full proves that the peer is not waited for in vain, and has a
+                // deadline of its own.
+                Err(SendError::Full(_) | SendError::Closed(_)) => false,
+                Err(why) => {
+                    conn.emit(Event::HeartbeatFailed { conn, why: &why });
+                    false
+                }
+            },
             None => {
                 conn.emit(Event::HookPanicked { conn, hook: "the heartbeat's payload" });
                 false

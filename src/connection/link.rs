@@ -25,6 +25,9 @@ const FLUSH_FROM: usize = 64 * 1024;
 pub(crate) struct Link {
     pub(crate) conn: Conn,
     pub(crate) pulse: Pulse,
+    /// The socket has taken something. Before that it looks full even if it is not: tokio asks the system
+    /// first.
+    pub(crate) taken: Cell<bool>,
     io: RefCell<Io>,
 }
 
@@ -37,7 +40,7 @@ struct Io {
 impl Link {
     pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
         let io = Io { transport: Some(transport), batch: Batch::default() };
-        Self { conn, pulse: Pulse::default(), io: RefCell::new(io) }
+        Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
     /// Reads once into `reader`; 0 bytes if the socket is closed.
@@ -78,6 +81,7 @@ impl Link {
             }
             ready!(wrote)?;
             *progress = true;
+            self.taken.set(true);
         }
         Poll::Ready(Ok(()))
     }
@@ -124,7 +128,11 @@ impl Link {
         }
         // Whatever is left is written by the connection, which registers its own waker for that.
         let mut nobody = Context::from_waker(Waker::noop());
-        match Pin::new(transport).poll_write(&mut nobody, encoded.bytes()) {
+        let written = Pin::new(transport).poll_write(&mut nobody, encoded.bytes());
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.taken.set(true);
+        }
+        match written {
             Poll::Ready(Ok(n)) if n == encoded.bytes().len() => {}
             Poll::Ready(Ok(n)) => {
                 *batch = Batch::rest_of(encoded, n);

@@ -17,8 +17,9 @@ use crate::frame::MsgId;
 /// How many connections are looked at before the worker's other tasks get their turn.
 const RUN: usize = 256;
 
-/// So many heartbeats without an answer are taken for none.
-const FORGOTTEN: u8 = 16;
+/// So many heartbeats without an answer are taken for lost. A round trip that takes longer than so many
+/// intervals is not measured.
+const FORGOTTEN: u8 = 3;
 
 /// A deadline has this many ticks, unless they would be too short or too long.
 const TICKS: u32 = 8;
@@ -97,13 +98,17 @@ impl Pulse {
 
     /// A heartbeat is sent.
     fn ask(&self, micros: u32) {
+        if self.unanswered.get() >= FORGOTTEN {
+            // Those were not answered and will not be.
+            self.unanswered.set(0);
+            self.beat.set(0);
+        }
         let unanswered = self.unanswered.get();
         if self.beat.get() == 0 {
             self.beat.set(micros.max(1));
             self.before.set(unanswered);
         }
-        // A peer that does not answer each of them must not put the measurements off for ever.
-        self.unanswered.set((unanswered + 1) % FORGOTTEN);
+        self.unanswered.set(unanswered + 1);
     }
 
     /// A message came with the id of heartbeats: the answer to the first that has none.

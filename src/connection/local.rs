@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::hooks::Hooks;
 use super::link::Link;
+use super::lives::Lives;
 use super::reader::ReadPool;
 use crate::frame::MsgId;
 use crate::router::LocalTable;
@@ -25,6 +26,7 @@ pub(crate) struct Local {
     pub(crate) read_pool: ReadPool,
     write_pool: RefCell<Vec<BytesMut>>,
     links: RefCell<Slab<Rc<Link>>>,
+    pub(crate) lives: Lives,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
     /// What finer times are counted from.
@@ -32,13 +34,14 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(hooks: Arc<Hooks>) -> Self {
+    pub(crate) fn new(hooks: Arc<Hooks>, lives: Lives) -> Self {
         Self {
             routes: LocalTable::default(),
             hooks,
             read_pool: ReadPool::default(),
             write_pool: RefCell::default(),
             links: RefCell::default(),
+            lives,
             now: Cell::new(0),
             began: Instant::now(),
         }

@@ -75,7 +75,12 @@ impl Reader {
                 }
             }
         }
-        Ok(codec.frame_at(&self.frames, self.next))
+        match codec.frame_at(&self.frames, self.next) {
+            Some(found) => Ok(Some(found)),
+            None if self.frames.is_empty() => Ok(None),
+            // A framing that says otherwise than before.
+            None => Err(FrameError::Malformed("the framing does not find a frame again")),
+        }
     }
 
     /// Whether a frame was completed since this was asked last.

@@ -242,6 +242,7 @@ impl Counters {
             | Event::StartHook { .. }
             | Event::StopHook { .. }
             | Event::HandlerFailed { .. }
+            | Event::HeartbeatFailed { .. }
             | Event::LowWatermark { .. } => return,
         };
         counter.fetch_add(n, Relaxed);

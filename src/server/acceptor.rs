@@ -13,6 +13,7 @@ use actix::Addr;
 use actix::MailboxError;
 use actix::dev::Request;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::refusal::Refusal;
@@ -41,8 +42,10 @@ pub(crate) trait Listen {
     /// What was accepted is admitted or refused.
     fn settled(&mut self) {}
 
-    /// Does what else is asked of a listener while nothing is accepted. Cancel safe.
-    fn attend(&mut self) -> impl Future<Output = Infallible> {
+    /// Does what else is asked of a listener while nothing is accepted, since a dial is `parked` or for
+    /// want of something. Cancel safe.
+    fn attend(&mut self, parked: bool) -> impl Future<Output = Infallible> {
+        let _ = parked;
         std::future::pending()
     }
 }
@@ -96,8 +99,9 @@ impl<L: Listen> Acceptor<L> {
         self
     }
 
-    /// Accepts until the listener is dead. Answers what killed it.
-    pub(crate) async fn run(&mut self) -> io::Error {
+    /// Accepts until the listener is dead: answers what killed it. Or until it is told to halt, in the
+    /// middle of nothing: who is admitted by then is served.
+    pub(crate) async fn run(&mut self, mut halt: watch::Receiver<()>) -> Option<io::Error> {
         let events = Arc::clone(&self.limits.events);
         let together = match self.when_full {
             WhenFull::Refuse => TOGETHER,
@@ -110,7 +114,11 @@ impl<L: Listen> Acceptor<L> {
         loop {
             self.listener.settled();
             let mut dials = Vec::new();
-            let mut accepted = self.listener.accept().await;
+            let mut accepted = tokio::select! {
+                biased;
+                _ = halt.changed() => return None,
+                accepted = self.listener.accept() => accepted,
+            };
             // Those that are there already are asked for together: in a storm of dials the manager
             // and the workers are woken once for many, and the system's queue overflows less easily.
             let failed = loop {
@@ -133,8 +141,8 @@ impl<L: Listen> Acceptor<L> {
                 }
             };
             for dial in dials {
-                if let Err(error) = self.admit(dial).await {
-                    return error;
+                if let Err(error) = self.admit(dial, &halt).await {
+                    return Some(error);
                 }
             }
             let Some(error) = failed else { continue };
@@ -151,10 +159,11 @@ impl<L: Listen> Acceptor<L> {
                     pause = Some(this);
                     tokio::select! {
                         () = tokio::time::sleep(this) => {}
-                        never = self.listener.attend() => match never {},
+                        _ = halt.changed() => return None,
+                        never = self.listener.attend(false) => match never {},
                     }
                 }
-                Fault::Listener => return error,
+                Fault::Listener => return Some(error),
             }
         }
     }
@@ -182,14 +191,14 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
-    async fn admit(&mut self, dial: Dial) -> io::Result<()> {
+    async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
         let Dial { stream, conn, mut registration, answer, undecided } = dial;
         let events = Arc::clone(&self.limits.events);
         let mut added = answer.await;
         if self.when_full == WhenFull::Wait && is_full(&added) {
             events.emit(Event::Parked { peer: conn.peer_addr() });
             while is_full(&added) {
-                added = self.wait_for_place(&conn).await;
+                added = self.wait_for_place(&conn, halt.clone()).await;
             }
         }
         let added = added.map_err(io::Error::other)?;
@@ -199,7 +208,7 @@ impl<L: Listen> Acceptor<L> {
                 Ok(stream) => {
                     let Some(worker) = self.placement.least_loaded() else {
                         // Nobody is left to serve anybody, which the server is about to learn.
-                        return std::future::pending().await;
+                        match self.listener.attend(false).await {}
                     };
                     conn.shared().set_worker(worker.index);
                     registration.seat(worker.load());
@@ -221,10 +230,12 @@ impl<L: Listen> Acceptor<L> {
     async fn wait_for_place(
         &mut self,
         conn: &Conn,
+        mut halt: watch::Receiver<()>,
     ) -> Result<Result<usize, AddError>, MailboxError> {
         tokio::select! {
             vacant = self.manager.send(Vacancy) => vacant?,
-            never = self.listener.attend() => match never {},
+            _ = halt.changed() => return Ok(Err(AddError::Draining)),
+            never = self.listener.attend(true) => match never {},
         }
         self.manager.send(Add(conn.clone())).await
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::acceptor::Acceptor;
@@ -90,13 +91,21 @@ impl BoundServer {
         let mut acceptor = Acceptor::new(door, addr, manager, &workers, Arc::clone(&limits))
             .refusing(settings.when_full, self.refusal);
         let watched = workers.watched();
+        let (halt, halted) = watch::channel(());
+        let mut accepting = Box::pin(acceptor.run(halted));
         let served = tokio::select! {
-            error = acceptor.run() => Err(ServerError::Accept(error)),
+            Some(error) = &mut accepting => Err(ServerError::Accept(error)),
             error = lost(&mut workers, settings.when_worker_lost, &handle) => Err(error),
-            () = watch(watched, &limits) => Ok(()),
+            () = watch_over(watched, &limits) => Ok(()),
             () = handle.stop_requested() => Ok(()),
             () = signals.next() => Ok(()),
         };
+        // Dials that are admitted by now are served.
+        halt.send_replace(());
+        if !matches!(served, Err(ServerError::Accept(_))) {
+            let _ = timeout(DRAIN_SLACK, &mut accepting).await;
+        }
+        drop(accepting);
         // Closes the listener: the port is free from here on.
         drop(acceptor);
         handle.advance(Phase::Stopping);
@@ -123,7 +132,7 @@ async fn lost(workers: &mut Workers, then: WhenWorkerLost, handle: &ServerHandle
 }
 
 /// Reports workers that are blocked, for ever.
-async fn watch(workers: Vec<watchdog::Watched>, limits: &Limits) {
+async fn watch_over(workers: Vec<watchdog::Watched>, limits: &Limits) {
     match limits.patience.handler {
         Some(deadline) => watchdog::watch(workers, deadline, Arc::clone(&limits.events)).await,
         None => std::future::pending().await,
@@ -155,7 +164,11 @@ async fn stop(
         // A worker that is blocked tells nobody.
         let _ = timeout(time.max(TELLING), told).await;
     }
-    let drained = timeout(deadline + DRAIN_SLACK, manager.send(Drain)).await;
+    let drain = async {
+        let _ = manager.send(Drain).await;
+        workers.connections_over().await;
+    };
+    let drained = timeout(deadline + DRAIN_SLACK, drain).await;
     while let Some(worker) = workers.also_lost() {
         events.emit(Event::WorkerLost { worker });
     }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::acceptor::Listen;
 use super::{BACKLOG, listen};
+use crate::conn_manager::AddError;
 use crate::event::{Event, Events};
 
 /// What handles ask for.
@@ -108,13 +109,14 @@ impl Door {
         let Some(listener) = self.listener.take() else { return };
         // Asks the system and not the event loop, which has not heard of the last dials.
         if let Ok(listener) = listener.into_std() {
-            while self.last.len() < BACKLOG as usize
-                && let Ok((stream, peer)) = listener.accept()
-            {
-                let stream =
-                    stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-                match stream {
-                    Ok(stream) => self.last.push_back((stream, peer)),
+            for _ in 0..BACKLOG {
+                let accepted = listener.accept().and_then(|(stream, peer)| {
+                    stream.set_nonblocking(true)?;
+                    Ok((TcpStream::from_std(stream)?, peer))
+                });
+                match accepted {
+                    Ok(dial) => self.last.push_back(dial),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => self.events.emit(Event::DialGone { error: &error }),
                 }
             }
@@ -160,12 +162,23 @@ impl Listen for Door {
         self.unsettled = false;
     }
 
-    async fn attend(&mut self) -> Infallible {
+    async fn attend(&mut self, parked: bool) -> Infallible {
         loop {
-            // What is paused for may take as long as it likes.
-            self.tell_closed();
+            // A place may be long in coming.
+            if parked || self.last.is_empty() {
+                self.tell_closed();
+            }
             let knock = self.knocks.next().await;
             self.obey(knock);
+        }
+    }
+}
+
+impl Drop for Door {
+    /// A server that stops refuses those it had taken.
+    fn drop(&mut self) {
+        for (_, peer) in self.last.drain(..) {
+            self.events.emit(Event::Refused { peer, why: &AddError::Draining });
         }
     }
 }

@@ -18,7 +18,7 @@ use super::tcp::TcpOptions;
 use super::watchdog::{Vitals, Watched};
 use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
-use crate::connection::{Connection, Hooks, Local, watch};
+use crate::connection::{Connection, Hooks, Lives, Local, watch};
 use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
@@ -147,6 +147,7 @@ pub(crate) struct Workers {
     lost: mpsc::UnboundedReceiver<usize>,
     /// How many have not.
     alive: usize,
+    lives: Lives,
 }
 
 struct Seat {
@@ -165,15 +166,16 @@ impl Workers {
         surroundings: &Surroundings,
     ) -> Self {
         let (tell, lost) = mpsc::unbounded_channel();
-        let tcp = TcpOptions::new(settings);
+        let (tcp, lives) = (TcpOptions::new(settings), Lives::default());
         let seat = |index| {
             let arbiter = Arbiter::new();
             let (hooks, limits) = (Arc::clone(hooks), Arc::clone(limits));
             let (surroundings, tell) = (surroundings.clone(), tell.clone());
+            let lives = lives.clone();
             let vitals = Vitals::default();
             let watched = vitals.watched();
             let addr = Worker::start_in_arbiter(&arbiter.handle(), move |_| {
-                let local = Rc::new(Local::new(hooks));
+                let local = Rc::new(Local::new(hooks, lives));
                 watch(&local, &limits.patience);
                 if let Some(deadline) = limits.patience.handler {
                     vitals.show(deadline);
@@ -185,7 +187,7 @@ impl Workers {
             Seat { arbiter, addr, load: Arc::default(), watched }
         };
         let seats: Vec<_> = (0..settings.workers()).map(seat).collect();
-        Self { alive: seats.len(), seats, lost }
+        Self { alive: seats.len(), seats, lost, lives }
     }
 
     /// The next worker that has ended. Cancel safe.
@@ -207,6 +209,11 @@ impl Workers {
     /// Whether all have ended.
     pub(crate) fn are_gone(&self) -> bool {
         self.alive == 0
+    }
+
+    /// Waits until no connection is left, whatever the table says.
+    pub(crate) async fn connections_over(&self) {
+        self.lives.over().await;
     }
 
     pub(crate) fn watched(&self) -> Vec<Watched> {

@@ -77,6 +77,7 @@ impl Client {
             let socket = TcpSocket::new_v4().unwrap();
             // Thousands of cases leave more ports waiting than there are.
             socket.set_reuseaddr(true).unwrap();
+            socket.set_reuseaddr(true).unwrap();
             socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
             let addr = socket.local_addr().unwrap();
             if used.borrow_mut().insert(addr) {

@@ -61,7 +61,8 @@ async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let script = Script { steps: steps.into_iter().collect(), calls: Vec::new() };
     let mut acceptor = Acceptor::new(script, addr, manager.clone(), &workers, limits);
-    let ended = acceptor.run().await;
+    let (_running, halt) = watch::channel(());
+    let ended = acceptor.run(halt).await.unwrap();
     let calls = &acceptor.listener.calls;
     let pauses = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
     Played { ended, pauses, events, manager, _workers: workers }
