@@ -176,6 +176,10 @@ impl Connection {
         match shared.end_turn(written, ending) {
             TurnEnd::Again => Step::Again,
             TurnEnd::Rest(buffer) => {
+                // What was sent since the flush wakes nobody. Later frames do.
+                if !written && link.taken.get() && self.is_open() {
+                    self.note_unsent();
+                }
                 self.rest(buffer);
                 Step::Rest
             }
