@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 use zinxide::testing::{TestClient, TestServer, settings, within};
-use zinxide::{Frame, Inbound, Server, Settings};
+use zinxide::{Frame, Inbound, Server, Settings, StopReport};
 
 const ECHO: u32 = 1;
 const SLOW: u32 = 2;
@@ -195,14 +195,15 @@ async fn nothing_is_left_of_a_server_that_has_ended() {
     within(gone).await;
 }
 
-#[actix::test]
-async fn a_stop_waits_for_handlers_whose_connections_are_gone_already() {
+/// Stops a server whose handler ends its own connection and then works on for this long. Answers the
+/// report, and whether the handler got to its end.
+async fn stop_while_a_handler_works(settings: Settings, time: Duration) -> (StopReport, bool) {
     let (tx, mut steps) = unbounded_channel();
     let done = tx.clone();
-    let server = server(settings()).route_fn(4, async move |msg: Inbound| {
+    let server = server(settings).route_fn(4, async move |msg: Inbound| {
         msg.conn().stop();
         tx.send("works").unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(time).await;
         done.send("done").unwrap();
     });
     let server = TestServer::start(server).await;
@@ -212,27 +213,21 @@ async fn a_stop_waits_for_handlers_whose_connections_are_gone_already() {
     assert_eq!(client.recv().await, None);
     drop(client);
     let report = server.stop().await.unwrap();
-    assert_eq!(steps.try_recv(), Ok("done"));
+    (report, steps.try_recv() == Ok("done"))
+}
+
+#[actix::test]
+async fn a_stop_waits_for_handlers_whose_connections_are_gone_already() {
+    let time = Duration::from_millis(300);
+    let (report, done) = stop_while_a_handler_works(settings(), time).await;
+    assert!(done);
     assert!(report.is_clean(), "{report}");
 }
 
 #[actix::test]
 async fn a_handler_that_outlasts_the_deadline_without_its_connection_is_in_the_report() {
-    let (tx, mut steps) = unbounded_channel();
-    let server = server(Settings { drain_deadline_ms: 200, ..settings() }).route_fn(
-        4,
-        async move |msg: Inbound| {
-            msg.conn().stop();
-            tx.send("works").unwrap();
-            std::future::pending::<()>().await;
-        },
-    );
-    let server = TestServer::start(server).await;
-    let mut client = connect(&server).await;
-    client.send(4, "").await;
-    assert_eq!(within(steps.recv()).await, Some("works"));
-    assert_eq!(client.recv().await, None);
-    drop(client);
-    let report = server.stop().await.unwrap();
+    let settings = Settings { drain_deadline_ms: 200, ..settings() };
+    let (report, done) = stop_while_a_handler_works(settings, Duration::from_secs(3600)).await;
+    assert!(!done);
     assert_eq!((report.cut, report.messages_unfinished), (1, 1), "{report:?}");
 }

@@ -129,6 +129,11 @@ impl fmt::Display for Unsent {
 }
 
 impl Limits {
+    /// Half of what an outbox has room for.
+    pub(crate) fn half_outbox(&self) -> Unsent {
+        Unsent { frames: self.outbox_frames / 2, bytes: self.outbox_bytes / 2 }
+    }
+
     /// Gives a frame back that can never be sent: there is none for its id and payload, or an empty
     /// outbox has no room for it.
     pub(crate) fn check(&self, frame: Frame) -> Result<Frame, SendError> {

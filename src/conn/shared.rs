@@ -439,9 +439,7 @@ impl Shared {
         let mut state = self.lock();
         // What may be displaced is not all given away: else a peer that stops reading would keep
         // what was the newest when it did.
-        let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
-        let half = Unsent { frames: outbox_frames / 2, bytes: outbox_bytes / 2 };
-        let taken = state.outbox.take(batch, half);
+        let taken = state.outbox.take(batch, self.limits.half_outbox());
         self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
         taken
     }
@@ -468,10 +466,8 @@ impl Shared {
         let mut state = self.lock();
         state.outbox.written(frames, bytes);
         // Half empty, so that a waiter finds room for more than one frame.
-        let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
-        let half = Unsent { frames: outbox_frames / 2, bytes: outbox_bytes / 2 };
         // What may be displaced is in no waiter's way.
-        if state.awaited && !state.outbox.lasting().exceeds(half) {
+        if state.awaited && !state.outbox.lasting().exceeds(self.limits.half_outbox()) {
             state.awaited = false;
             drop(state);
             self.room.notify_waiters();

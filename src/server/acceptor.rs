@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::worker::{Placement, Serve, Workers};
 use crate::conn::{Conn, ConnId, Limits};
 use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
-use crate::event::{Event, Events};
+use crate::event::Event;
 use crate::settings::WhenFull;
 
 /// The pause after a failed accept that is nobody's fault, doubled by each in a row.
@@ -186,13 +186,12 @@ impl<L: Listen> Acceptor<L> {
         let conn = Conn::new(id, peer, local, Arc::clone(&self.limits));
         let registration = Registration::new(&conn, Arc::clone(&self.manager));
         let answer = self.manager.send(Add(conn.clone()));
-        let undecided = Undecided { peer, events: Some(Arc::clone(&self.limits.events)) };
-        Some(Dial { stream, conn, registration, answer, undecided })
+        Some(Dial { stream, conn, registration, answer })
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
-        let Dial { stream, conn, mut registration, answer, undecided } = dial;
+        let Dial { stream, conn, mut registration, answer } = dial;
         let events = Arc::clone(&self.limits.events);
         let mut added = answer.await;
         if self.when_full == WhenFull::Wait && is_full(&added) {
@@ -201,9 +200,7 @@ impl<L: Listen> Acceptor<L> {
                 added = self.wait_for_place(&conn, halt.clone()).await;
             }
         }
-        let added = added.map_err(io::Error::other)?;
-        undecided.decided();
-        match added {
+        match added.map_err(io::Error::other)? {
             Ok(_) => match stream.into_std() {
                 Ok(stream) => {
                     let Some(worker) = self.placement.least_loaded() else {
@@ -251,28 +248,6 @@ struct Dial {
     conn: Conn,
     registration: Registration,
     answer: Request<ConnManager, Add>,
-    undecided: Undecided,
-}
-
-/// A dial that is neither admitted nor refused. A server that stops drops it, which is a refusal.
-struct Undecided {
-    peer: SocketAddr,
-    /// `None` when it is decided.
-    events: Option<Arc<Events>>,
-}
-
-impl Undecided {
-    fn decided(mut self) {
-        self.events = None;
-    }
-}
-
-impl Drop for Undecided {
-    fn drop(&mut self) {
-        if let Some(events) = &self.events {
-            events.emit(Event::Refused { peer: self.peer, why: &AddError::Draining });
-        }
-    }
 }
 
 /// What `future` is ready with now, if it is. Dropped else: it must be cancel safe.
