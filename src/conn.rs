@@ -20,7 +20,7 @@ use crate::event::Event;
 use crate::frame::{Frame, MsgId};
 pub(crate) use budget::Budget;
 pub(crate) use close::Ending;
-pub use close::{CloseReason, Excess, Silence, Slow};
+pub use close::{CloseReason, Excess, HandshakeError, Silence, Slow};
 pub(crate) use limits::{Limits, Patience, Rate, Rates};
 pub use limits::{OverRate, Overflow, Unsent};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};

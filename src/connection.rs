@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use crate::conn::{CloseReason, Conn, Ending, Limits, Slow, TurnEnd};
 use crate::conn_manager::Registration;
 use crate::event::Event;
-use crate::transport::Transport;
+use crate::transport::Boxed;
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
@@ -78,11 +78,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Starts the actor on this thread, with a connection that was admitted.
+    /// Starts the actor on this thread, with a connection that was admitted: without a transport, to
+    /// end it.
     pub(crate) fn start_on(
         local: Rc<Local>,
         conn: Conn,
-        transport: Box<dyn Transport>,
+        transport: Option<Boxed>,
         registration: Registration,
     ) -> Addr<Self> {
         conn.shared().window.settle();
@@ -202,7 +203,7 @@ impl Connection {
                 }
             }
             Poll::Ready(Err(error)) => {
-                link.conn.close(CloseReason::Io(error.kind()));
+                link.conn.close(CloseReason::of(error));
                 self.close_socket();
             }
             Poll::Pending => {
@@ -243,15 +244,16 @@ impl Connection {
     ///
     /// TCP resets a connection that is closed while input comes, which costs the peer answers that
     /// it has not got yet. So a peer in the middle of a talk is listened to until it closes its
-    /// side, or for as long as [`LINGER`]. A silent one is not waited for.
+    /// side, or for as long as [`LINGER`]. A silent one is not waited for, unless its protocol has it
+    /// answer.
     fn poll_linger(&mut self, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Poll<()> {
         if !self.shut {
-            ready!(self.link.poll_shutdown(cx));
+            ready!(self.link.poll_end(&self.why(), cx));
             self.shut = true;
         }
         let ended =
             self.link.poll_discard(&self.local.read_pool, &mut self.talking, turn, cx).is_ready();
-        if ended || !self.talking {
+        if ended || !(self.talking || self.link.answers_end()) {
             return Poll::Ready(());
         }
         if !self.deadlines.is_set(Due::Linger) {
@@ -315,8 +317,9 @@ impl Connection {
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }
-        let unsent = self.link.close();
-        let (conn, why) = (&self.link.conn, self.why());
+        let why = self.why();
+        let unsent = self.link.close(&why);
+        let conn = &self.link.conn;
         conn.shared().set_stuck(0);
         conn.emit(Event::Closed { conn, why: &why, unsent, unhandled: self.input.unhandled() });
     }

@@ -87,7 +87,7 @@
 //! | [`Inbound`] | one message and its answer: all that a handler needs |
 //! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`], [`Reply`] | where messages go; routes that come and go |
 //! | [`Conn`], [`ConnId`], [`Sent`], [`SendError`], [`Unsent`] | handle to a connection |
-//! | [`CloseReason`], [`Slow`], [`Silence`], [`Excess`] | its end |
+//! | [`CloseReason`], [`Slow`], [`Silence`], [`Excess`], [`HandshakeError`] | its end |
 //! | [`Heartbeat`], [`Watermark`] | what it is asked, and what its application is told |
 //! | [`conn_manager`]: [`ConnManager`], [`Connections`], [`BroadcastReport`] | who is connected; limit, look-up, broadcast, closing |
 //! | [`Connection`], [`Stop`] | the actor of one connection |
@@ -144,7 +144,8 @@ mod unwind;
 
 pub use codec::{CodecError, FrameCodec, FrameError, WireFormat};
 pub use conn::{
-    CloseReason, Conn, ConnId, Excess, OverRate, Overflow, SendError, Sent, Silence, Slow, Unsent,
+    CloseReason, Conn, ConnId, Excess, HandshakeError, OverRate, Overflow, SendError, Sent,
+    Silence, Slow, Unsent,
 };
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
 pub use connection::{Connection, Heartbeat, Stop, Watermark};
@@ -156,6 +157,7 @@ pub use server::{BoundServer, Server, ServerError, ServerHandle, StopReport};
 pub use settings::{
     BadNetwork, Network, Settings, SettingsError, Unrouted, WhenFull, WhenWorkerLost, WhileDown,
 };
+pub use transport::{BadEndpoint, Endpoint, Scheme};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -44,6 +44,7 @@ use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
+use crate::transport::Plain;
 
 /// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only
 /// tests that fail.
@@ -130,7 +131,8 @@ impl TestConnection {
         let registration = Registration::new(&conn, Arc::new(manager.clone()));
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");
-        let actor = Connection::start_on(local, conn.clone(), Box::new(stream), registration);
+        let actor =
+            Connection::start_on(local, conn.clone(), Some(Box::new(Plain(stream))), registration);
         Self { conn, actor, manager }
     }
 

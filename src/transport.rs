@@ -1,10 +1,195 @@
-//! What a connection needs of the byte stream under it.
+//! What lies between a socket and the frames of a connection.
+//!
+//! A [`Transport`] is a byte stream to a peer that is ready for frames. A [`Layer`] makes one out of
+//! another by a handshake: TLS and WebSocket are layers, and a listener has a stack of them, none for
+//! plain TCP. A new transport is a new layer: nothing else knows one from another.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+mod counted;
+mod endpoint;
 
-/// A byte stream to a peer. TCP is one; anything tokio can read and write is.
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn_manager::AddError;
+use counted::Counted;
+pub use endpoint::{BadEndpoint, Endpoint, Scheme};
+
+/// A byte stream of whole frames to a peer.
 ///
-/// A connection's end shuts the writing side down, then drops the stream, which must close it.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {}
+/// Writing may end inside a frame. An error that wraps a [`CloseReason`] ends the connection for that
+/// reason, and is taken for the end of the input if the reason is one of the peer's; every other
+/// error is the socket's.
+///
+/// The drop of a transport closes it.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Ends the writing side. A transport that has words for it says why.
+    fn poll_end(
+        mut self: Pin<&mut Self>,
+        why: &CloseReason,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let _ = why;
+        self.as_mut().poll_shutdown(cx)
+    }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Transport for T {}
+    /// Whether peers answer the end of the writing side, so that it is worth while to wait for that.
+    fn answers_end(&self) -> bool {
+        false
+    }
+
+    /// How many bytes the system has taken so far. `None` if it takes all that is written, at once:
+    /// a transport that answers something else keeps what is written for itself until it is flushed.
+    fn taken(&self) -> Option<u64> {
+        None
+    }
+
+    /// What has come since this was asked that was not read.
+    fn signs(&mut self) -> Signs {
+        Signs::default()
+    }
+}
+
+/// What a transport knows of its peer beside the bytes that were read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Signs {
+    /// The peer has shown that it is alive.
+    pub(crate) alive: bool,
+    /// A part of a message has come that cannot be read before the rest has.
+    pub(crate) part: bool,
+}
+
+/// A transport of any kind.
+pub(crate) type Boxed = Box<dyn Transport>;
+
+/// A future on one thread.
+pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A handshake, and what it puts between the peer and the frames.
+pub(crate) trait Layer: Send + Sync + 'static {
+    /// Shakes hands with the peer of an admitted connection. It is dropped when the connection ends, or
+    /// the deadline has passed.
+    fn accept<'a>(
+        &'a self,
+        below: Boxed,
+        conn: &'a Conn,
+    ) -> Local<'a, Result<Boxed, HandshakeError>>;
+
+    /// Does what has to be done before a peer that is not admitted can be told so in a frame; `None` if
+    /// it was told another way, or cannot be.
+    fn refuse<'a>(&'a self, below: Boxed, why: &'a AddError) -> Local<'a, Option<Boxed>>;
+
+    /// Whether peers that are not admitted are told so although the application has no frame for that.
+    fn refuses(&self) -> bool {
+        false
+    }
+}
+
+/// The layers of a listener, from the socket up.
+#[derive(Clone, Default)]
+pub(crate) struct Stack(Arc<[Arc<dyn Layer>]>);
+
+impl Stack {
+    pub(crate) fn new(layers: Vec<Arc<dyn Layer>>) -> Self {
+        Self(layers.into())
+    }
+
+    /// Frames travel on the bare socket, without a handshake.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether peers that are not admitted are told so in any case.
+    pub(crate) fn refuses(&self) -> bool {
+        self.0.iter().any(|layer| layer.refuses())
+    }
+
+    /// Shakes hands, layer by layer.
+    pub(crate) async fn accept(
+        &self,
+        socket: TcpStream,
+        conn: &Conn,
+    ) -> Result<Boxed, HandshakeError> {
+        let mut transport: Boxed = Box::new(Counted::new(socket));
+        for layer in &*self.0 {
+            transport = layer.accept(transport, conn).await?;
+        }
+        Ok(transport)
+    }
+
+    /// Tells a peer that it is not admitted, in `frame` if no layer has other words for it. Answers the
+    /// transport, which has yet to be closed, unless it is.
+    pub(crate) async fn refuse(
+        &self,
+        socket: TcpStream,
+        why: &AddError,
+        frame: Option<&[u8]>,
+    ) -> Option<Boxed> {
+        let mut transport: Boxed = Box::new(Counted::new(socket));
+        for layer in &*self.0 {
+            transport = layer.refuse(transport, why).await?;
+        }
+        transport.write_all(frame?).await.ok()?;
+        transport.flush().await.ok()?;
+        Some(transport)
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stack").field(&self.0.len()).finish()
+    }
+}
+
+/// A stream that is a transport as it is: it gives all that is written to the system at once, or
+/// to nobody but itself.
+pub(crate) struct Plain<S>(pub(crate) S);
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

@@ -16,6 +16,14 @@ pub enum CloseReason {
     /// answered.
     #[error("closed by the peer")]
     PeerClosed,
+    /// The peer closed its WebSocket with this close code, which is neither 1000 nor 1001; as
+    /// [`PeerClosed`](Self::PeerClosed).
+    #[error("closed by the peer with code {0}")]
+    PeerClosedWith(u16),
+    /// The connection was admitted and then failed to become one: see [`HandshakeError`]. No hook was
+    /// called for it.
+    #[error("handshake failed: {0}")]
+    Handshake(HandshakeError),
     /// The peer broke the protocol. Messages before that are still handled and answered.
     #[error("protocol error: {0}")]
     Protocol(FrameError),
@@ -73,6 +81,41 @@ pub enum CloseReason {
     /// The connection's worker ended under it. What is unsent is cut.
     #[error("the worker is gone")]
     WorkerGone,
+}
+
+/// Why a peer that was admitted did not come as far as its first frame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// It was not done within `handshake_deadline_ms`.
+    #[error("not done in time")]
+    Late,
+    /// The peer closed its side.
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    /// The socket failed.
+    #[error("socket error: {0}")]
+    Io(io::ErrorKind),
+    /// Either side did not like the other's TLS.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// The request for a WebSocket was answered with this HTTP status.
+    #[error("HTTP {status}: {why}")]
+    Http {
+        /// The status.
+        status: u16,
+        /// Why not another one.
+        why: String,
+    },
+}
+
+impl From<io::Error> for HandshakeError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::PeerClosed,
+            kind => Self::Io(kind),
+        }
+    }
 }
 
 /// How a slow consumer was found out.
@@ -133,9 +176,16 @@ pub(crate) enum Ending {
 }
 
 impl CloseReason {
+    /// The reason that a transport's error stands for: the one that it wraps, if it does.
+    pub(crate) fn of(error: io::Error) -> Self {
+        let kind = error.kind();
+        error.downcast().unwrap_or(Self::Io(kind))
+    }
+
     pub(crate) fn ending(&self) -> Ending {
         match self {
             Self::PeerClosed
+            | Self::PeerClosedWith(_)
             | Self::Protocol(_)
             | Self::NoRoute(_)
             | Self::OverRate(_)
@@ -149,7 +199,9 @@ impl CloseReason {
             | Self::HookPanicked
             | Self::HandlerGone(_)
             | Self::HandlerLate(_) => Ending::Flush,
-            Self::SlowConsumer(_) | Self::Io(_) | Self::WorkerGone => Ending::Cut,
+            Self::SlowConsumer(_) | Self::Io(_) | Self::Handshake(_) | Self::WorkerGone => {
+                Ending::Cut
+            }
         }
     }
 }

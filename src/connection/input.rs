@@ -17,6 +17,7 @@ use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
+use crate::transport::Signs;
 use crate::turn::Turn;
 use crate::unwind::contained;
 
@@ -237,7 +238,11 @@ impl Input {
             match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
                 Poll::Pending => {
                     let completed = self.reader.take_completed();
-                    link.pulse.listen(local.now(), completed, self.reader.len() > 0);
+                    let Signs { alive, part } = link.signs();
+                    if alive {
+                        link.pulse.hear(local.now());
+                    }
+                    link.pulse.listen(local.now(), completed, part || self.reader.len() > 0);
                     return Err(Progress::Waits);
                 }
                 Poll::Ready(Ok(1..)) => {
@@ -248,7 +253,7 @@ impl Input {
                     0 => break CloseReason::PeerClosed,
                     have => break CloseReason::Protocol(FrameError::Truncated { have }),
                 },
-                Poll::Ready(Err(error)) => break CloseReason::Io(error.kind()),
+                Poll::Ready(Err(error)) => break CloseReason::of(error),
             }
         };
         link.conn.close(why);

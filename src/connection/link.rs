@@ -12,9 +12,11 @@ use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
-use crate::conn::{Batch, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Unsent};
+use crate::conn::{
+    Batch, CloseReason, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared, Unsent,
+};
 use crate::router::{Answer, Replies, Reply};
-use crate::transport::Transport;
+use crate::transport::{Boxed, Signs};
 use crate::turn::Turn;
 
 /// So many bytes of answers are written before more messages are handled.
@@ -32,14 +34,21 @@ pub(crate) struct Link {
 }
 
 struct Io {
-    transport: Option<Box<dyn Transport>>,
+    transport: Option<Boxed>,
+    /// The transport may keep what is written for itself until it is flushed.
+    keeps: bool,
+    /// What it keeps: still unsent.
+    kept: Unsent,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
 }
 
 impl Link {
-    pub(crate) fn new(conn: Conn, transport: Box<dyn Transport>) -> Self {
-        let io = Io { transport: Some(transport), batch: Batch::default() };
+    /// Without a transport, if the connection ends before it begins.
+    pub(crate) fn new(conn: Conn, transport: Option<Boxed>) -> Self {
+        let keeps = transport.as_ref().is_some_and(|transport| transport.taken().is_some());
+        let (kept, batch) = (Unsent::default(), Batch::default());
+        let io = Io { transport, keeps, kept, batch };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
@@ -51,7 +60,7 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &mut self.io.borrow_mut().transport {
-            Some(transport) => reader.poll_fill(transport, pool, cx),
+            Some(transport) => reader.poll_fill(&mut **transport, pool, cx),
             None => Poll::Ready(Ok(0)),
         }
     }
@@ -62,28 +71,11 @@ impl Link {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Io { transport, batch } = &mut *self.io.borrow_mut();
-        let Some(transport) = transport else { return Poll::Ready(Ok(())) };
-        let shared = self.conn.shared();
-        while !batch.is_empty() || shared.next_batch(batch) {
-            let wrote = poll_write(transport, batch, cx);
-            let frames = match wrote {
-                Poll::Ready(Ok(n)) => batch.advance(n),
-                _ => 0,
-            };
-            if std::mem::take(&mut batch.direct) {
-                if !batch.is_empty() {
-                    let (frames, bytes) = batch.size();
-                    shared.adopt(frames, bytes);
-                }
-            } else if let Poll::Ready(Ok(n)) = wrote {
-                shared.written(frames, n);
-            }
-            ready!(wrote)?;
-            *progress = true;
+        let flushed = self.io.borrow_mut().poll_flush(self.conn.shared(), progress, cx);
+        if *progress {
             self.taken.set(true);
         }
-        Poll::Ready(Ok(()))
+        flushed
     }
 
     /// Accepts the answer of a route function, in the turn that ends with a flush. It need not
@@ -122,8 +114,11 @@ impl Link {
         let Ok(mut io) = self.io.try_borrow_mut() else {
             return shared.push_encoded(encoded, overflow);
         };
-        let Io { transport: Some(transport), batch, .. } = &mut *io else { return Pushed::Closed };
-        if !batch.is_empty() || !shared.is_clear() {
+        let Io { transport: Some(transport), keeps, batch, .. } = &mut *io else {
+            return Pushed::Closed;
+        };
+        // Of what a transport keeps, only the connection knows how to see it written.
+        if *keeps || !batch.is_empty() || !shared.is_clear() {
             return shared.push_encoded(encoded, overflow);
         }
         // Whatever is left is written by the connection, which registers its own waker for that.
@@ -151,12 +146,27 @@ impl Link {
         if io.batch.direct { io.batch.size().0 } else { 0 }
     }
 
-    /// Shuts the writing side down. What was written is the peer's to read.
-    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ends the writing side, for this reason. What was written is the peer's to read.
+    pub(crate) fn poll_end(&self, why: &CloseReason, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.io.borrow_mut().transport {
             // An error here means that the peer is gone already.
-            Some(transport) => Pin::new(transport).poll_shutdown(cx).map(drop),
+            Some(transport) => Pin::new(&mut **transport).poll_end(why, cx).map(drop),
             None => Poll::Ready(()),
+        }
+    }
+
+    /// Whether the peer answers the end of the writing side.
+    pub(crate) fn answers_end(&self) -> bool {
+        let io = self.io.borrow();
+        io.transport.as_ref().is_some_and(|transport| io.keeps && transport.answers_end())
+    }
+
+    /// What has come that was not read.
+    #[inline]
+    pub(crate) fn signs(&self) -> Signs {
+        match &mut *self.io.borrow_mut() {
+            Io { keeps: true, transport: Some(transport), .. } => transport.signs(),
+            _ => Signs::default(),
         }
     }
 
@@ -182,22 +192,96 @@ impl Link {
     }
 
     /// Closes the socket. Answers what was not written.
-    pub(crate) fn close(&self) -> Unsent {
-        let Io { transport, batch } = &mut *self.io.borrow_mut();
-        *transport = None;
+    pub(crate) fn close(&self, why: &CloseReason) -> Unsent {
+        let Io { transport, keeps, kept, batch } = &mut *self.io.borrow_mut();
+        if let Some(mut transport) = transport.take()
+            && *keeps
+        {
+            // Its last words, which it may have had already; they are not waited for.
+            let mut nobody = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut *transport).poll_end(why, &mut nobody);
+        }
         if std::mem::take(&mut batch.direct) {
             let (frames, bytes) = batch.size();
             self.conn.shared().adopt(frames, bytes);
         }
+        *kept = Unsent::default();
         let cut = self.conn.shared().cut(batch);
         *batch = Batch::default();
         cut
     }
 }
 
+impl Io {
+    /// Writes the outbox. Ready when the system has all of it. `progress` is set if it took anything.
+    fn poll_flush(
+        &mut self,
+        shared: &Shared,
+        progress: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { transport: Some(transport), keeps, kept, batch } = self else {
+            return Poll::Ready(Ok(()));
+        };
+        if !*keeps {
+            return poll_write_all(transport, batch, shared, cx, |frames, bytes, direct| {
+                *progress = true;
+                if !direct {
+                    shared.written(frames, bytes);
+                }
+            });
+        }
+        if std::mem::take(&mut batch.direct) {
+            let (frames, bytes) = batch.size();
+            shared.adopt(frames, bytes);
+        }
+        let before = transport.taken();
+        let written = poll_write_all(transport, batch, shared, cx, |frames, bytes, _| {
+            kept.frames += frames;
+            kept.bytes += bytes;
+        });
+        let flushed = match written {
+            Poll::Ready(Ok(())) => Pin::new(&mut **transport).poll_flush(cx),
+            unfinished => unfinished,
+        };
+        *progress |= transport.taken() != before;
+        ready!(flushed)?;
+        let Unsent { frames, bytes } = std::mem::take(kept);
+        if bytes > 0 {
+            shared.written(frames, bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Writes until the outbox is empty. `written` is told how many frames and bytes the transport took, and
+/// whether they did not come from there.
+fn poll_write_all(
+    transport: &mut Boxed,
+    batch: &mut Batch,
+    shared: &Shared,
+    cx: &mut Context<'_>,
+    mut written: impl FnMut(usize, usize, bool),
+) -> Poll<io::Result<()>> {
+    while !batch.is_empty() || shared.next_batch(batch) {
+        let wrote = poll_write(transport, batch, cx);
+        let frames = match wrote {
+            Poll::Ready(Ok(n)) => batch.advance(n),
+            _ => 0,
+        };
+        let direct = std::mem::take(&mut batch.direct);
+        if direct && !batch.is_empty() {
+            let (frames, bytes) = batch.size();
+            shared.adopt(frames, bytes);
+        }
+        written(frames, ready!(wrote)?, direct);
+    }
+    Poll::Ready(Ok(()))
+}
+
 /// One system call for as much of `batch` as it takes. Answers how many bytes that was.
 fn poll_write(
-    transport: &mut Box<dyn Transport>,
+    transport: &mut Boxed,
     batch: &Batch,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {

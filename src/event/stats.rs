@@ -103,6 +103,10 @@ counters! {
     Endings, EndingCounters {
         /// [`CloseReason::PeerClosed`].
         peer_closed,
+        /// [`CloseReason::PeerClosedWith`].
+        peer_closed_with,
+        /// [`CloseReason::Handshake`].
+        handshake,
         /// [`CloseReason::Protocol`].
         protocol,
         /// [`CloseReason::NoRoute`].
@@ -158,6 +162,8 @@ impl EndingCounters {
     fn of(&self, why: &CloseReason) -> &AtomicU64 {
         match why {
             CloseReason::PeerClosed => &self.peer_closed,
+            CloseReason::PeerClosedWith(_) => &self.peer_closed_with,
+            CloseReason::Handshake(_) => &self.handshake,
             CloseReason::Protocol(_) => &self.protocol,
             CloseReason::NoRoute(_) => &self.no_route,
             CloseReason::OverRate(_) => &self.over_rate,

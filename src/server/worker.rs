@@ -22,6 +22,7 @@ use crate::connection::{Connection, Hooks, Lives, Local, watch};
 use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
+use crate::transport::Plain;
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
@@ -82,7 +83,12 @@ impl Handler<Serve> for Worker {
         let Serve { conn, stream, registration } = msg;
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
             Ok(stream) => {
-                Connection::start_on(Rc::clone(&self.local), conn, Box::new(stream), registration);
+                Connection::start_on(
+                    Rc::clone(&self.local),
+                    conn,
+                    Some(Box::new(Plain(stream))),
+                    registration,
+                );
             }
             // The dialler is gone already, as a rule. The drop of the registration tells the manager.
             Err(error) => conn.close(CloseReason::Io(error.kind())),
