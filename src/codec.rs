@@ -74,6 +74,24 @@ pub enum FrameError {
         /// How many bytes of the frame had come, its header included.
         have: usize,
     },
+    /// A WebSocket message has more bytes than the largest frame; it was not read.
+    #[error("a message is longer than the largest frame, {max} bytes")]
+    MessageTooLong {
+        /// How many bytes that has.
+        max: usize,
+    },
+    /// A WebSocket message of this many bytes is no frame, or is more than one.
+    #[error("a message of {have} bytes is not one frame")]
+    NotOneFrame {
+        /// How many bytes it has.
+        have: usize,
+    },
+    /// A WebSocket message is text. Frames come in binary messages.
+    #[error("a message is text")]
+    Text,
+    /// The peer breaks the WebSocket protocol.
+    #[error("the WebSocket protocol: {0}")]
+    WebSocket(&'static str),
     /// The bytes make no sense to the [`Framing`].
     #[error("malformed: {0}")]
     Malformed(&'static str),
@@ -115,6 +133,12 @@ impl FrameCodec {
     /// The same without a limit.
     pub(crate) fn unlimited(&self) -> Self {
         Self { max_payload: u32::MAX, ..self.clone() }
+    }
+
+    /// How long a frame from a peer may be.
+    #[cfg(feature = "ws")]
+    pub(crate) fn largest_frame(&self) -> usize {
+        (self.max_payload as usize).saturating_add(self.overhead)
     }
 
     /// Whether frames are a header that this crate knows and a payload, so that they can be written
@@ -224,7 +248,7 @@ impl FrameCodec {
 
     /// The frame at the front of `src`, if it is there as a whole.
     #[inline]
-    fn find(&self, src: &[u8]) -> Result<Option<Found>, FrameError> {
+    pub(crate) fn find(&self, src: &[u8]) -> Result<Option<Found>, FrameError> {
         if let Some(framing) = &self.framing {
             let most = (self.max_payload as usize).saturating_add(self.overhead + SLACK);
             return find_by(&**framing, src, self.max_payload, most);

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::endpoint::{ListenAddr, Scheme};
 use crate::event::Event;
 use crate::frame::{Frame, MsgId};
 pub(crate) use budget::Budget;
@@ -104,10 +105,10 @@ impl Conn {
     pub(crate) fn new(
         id: ConnId,
         peer_addr: SocketAddr,
-        local_addr: Arc<SocketAddr>,
+        at: Arc<ListenAddr>,
         limits: Arc<Limits>,
     ) -> Self {
-        Self { shared: Arc::new(Shared::new(id, peer_addr, local_addr, limits)) }
+        Self { shared: Arc::new(Shared::new(id, peer_addr, at, limits)) }
     }
 
     /// The connection's id.
@@ -115,14 +116,20 @@ impl Conn {
         self.shared.id
     }
 
-    /// The address of the peer.
+    /// The address of the peer; behind a balancer of `proxy_from`, that of the peer behind it.
     pub fn peer_addr(&self) -> SocketAddr {
         self.shared.peer_addr
     }
 
-    /// The address of the server that the peer connected to.
+    /// The address of the server that the peer connected to; behind a balancer of `proxy_from`, that
+    /// which the balancer did.
     pub fn local_addr(&self) -> SocketAddr {
-        *self.shared.local_addr
+        self.shared.at.addr
+    }
+
+    /// What the peer speaks.
+    pub fn scheme(&self) -> Scheme {
+        self.shared.at.scheme
     }
 
     /// Accepts a frame for sending if the outbox has room, else as soon as it is half empty again.

@@ -1,6 +1,7 @@
 //! The actor behind one socket: it reads, delivers, writes, and ends.
 
 mod deadlines;
+mod handshake;
 mod heartbeat;
 mod hooks;
 mod input;
@@ -26,6 +27,7 @@ use crate::transport::Boxed;
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
+pub(crate) use handshake::shake_hands;
 pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
 pub use hooks::Watermark;

@@ -3,6 +3,7 @@
 //! | event | level | what an operator does about it |
 //! |---|---|---|
 //! | listening, suspended, resumed, draining, route added or removed, `max_conn` changed | info | |
+//! | certificates read anew | info; error if they are no good | mend the files |
 //! | stopped | info; warn if something was cut | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | connection admitted, removed | info | |
 //! | connection refused | warn | raise the limit it names, or find out who dials |
@@ -41,8 +42,11 @@ use log::{Level, error, log};
 
 use crate::conn::{CloseReason, Conn, Excess, Overflow, SendError, Unsent};
 use crate::conn_manager::AddError;
+use crate::endpoint::{ListenAddr, Scheme};
 use crate::frame::MsgId;
 use crate::server::StopReport;
+#[cfg(feature = "tls")]
+use crate::transport::tls::TlsError;
 use crate::unwind::contained;
 use stats::Counters;
 pub use stats::{Endings, Refusals, Stats};
@@ -57,11 +61,17 @@ const TARGET: &str = "zinxide";
 #[expect(missing_docs, reason = "fields that say what they are, in variants that say the rest")]
 pub enum Event<'a> {
     /// The server takes dials.
-    Listening { name: &'a str, addr: SocketAddr, max_conn: usize, workers: usize },
+    Listening { name: &'a str, at: ListenAddr, max_conn: usize, workers: usize },
     /// The server takes no more dials until it is resumed; its port is free.
     Suspended { addr: SocketAddr },
     /// The server takes dials again.
     Resumed { addr: SocketAddr },
+    /// New certificates are in use.
+    #[cfg(feature = "tls")]
+    TlsReloaded,
+    /// New certificates are no good; those before them stay in use.
+    #[cfg(feature = "tls")]
+    TlsNotReloaded { why: &'a TlsError },
     /// The server is about to stop.
     Draining { name: &'a str, deadline: Duration },
     /// The server has stopped.
@@ -138,6 +148,10 @@ impl Event<'_> {
     /// The level at which it is logged; `None` if it is only counted.
     pub fn level(&self) -> Option<Level> {
         Some(match self {
+            #[cfg(feature = "tls")]
+            Self::TlsReloaded => Level::Info,
+            #[cfg(feature = "tls")]
+            Self::TlsNotReloaded { .. } => Level::Error,
             Self::Listening { .. }
             | Self::Suspended { .. }
             | Self::Resumed { .. }
@@ -204,11 +218,23 @@ fn is_ordinary(why: &CloseReason) -> bool {
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listening { name, addr, max_conn, workers } => {
-                write!(f, "{name} listens on {addr}, max_conn {max_conn}, {workers} workers")
+            Self::Listening { name, at, max_conn, workers } => {
+                // What is spoken there goes without saying, if it is the usual.
+                f.write_str(name)?;
+                match at {
+                    ListenAddr { scheme: Scheme::Tcp, addr } => write!(f, " listens on {addr}")?,
+                    at => write!(f, " listens on {at}")?,
+                }
+                write!(f, ", max_conn {max_conn}, {workers} workers")
             }
             Self::Suspended { addr } => write!(f, "suspended: {addr} is not listened on"),
             Self::Resumed { addr } => write!(f, "resumed: {addr} is listened on"),
+            #[cfg(feature = "tls")]
+            Self::TlsReloaded => f.write_str("new certificates are in use"),
+            #[cfg(feature = "tls")]
+            Self::TlsNotReloaded { why } => {
+                write!(f, "certificates were not read anew: {why}")
+            }
             Self::Draining { name, deadline } => {
                 write!(f, "{name} drains, for at most {} ms", deadline.as_millis())
             }

@@ -82,7 +82,8 @@
 //! | | |
 //! |---|---|
 //! | [`Server`], [`BoundServer`], [`ServerHandle`], [`ServerError`], [`StopReport`] | builder, listening server, handle to it, and how it ended |
-//! | [`Settings`], [`SettingsError`], [`Network`] | what a server is told: defaults, file, environment |
+//! | [`Settings`], [`SettingsError`], [`Network`], [`ClientCert`] | what a server is told: defaults, file, environment |
+//! | [`Endpoint`], [`Scheme`], [`ListenAddr`] | where it listens, and what is spoken there |
 //! | [`Overflow`], [`OverRate`], [`Unrouted`], [`WhenFull`], [`WhileDown`], [`WhenWorkerLost`] | policies for what can go wrong |
 //! | [`Inbound`] | one message and its answer: all that a handler needs |
 //! | [`router`]: [`Route`], [`Router`], [`RouteError`], [`IntoReply`], [`Reply`] | where messages go; routes that come and go |
@@ -117,12 +118,19 @@
 //!
 //! # Features
 //!
-//! There are no Cargo features yet.
+//! All are off by default.
+//!
+//! | feature | |
+//! |---|---|
+//! | `tls` | `tls://` and, with `ws`, `wss://` endpoints, by rustls: `TlsError`, `PeerCertificates` |
+//! | `ws` | `ws://` endpoints, by tungstenite: `Server::ws_auth`, `Upgrade`, `Subprotocol` |
+//! | `proxy` | the setting `proxy_from`: the PROXY protocol, versions 1 and 2 |
 
 mod codec;
 mod conn;
 pub mod conn_manager;
 mod connection;
+mod endpoint;
 mod event;
 mod frame;
 pub mod framing {
@@ -149,15 +157,20 @@ pub use conn::{
 };
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
 pub use connection::{Connection, Heartbeat, Stop, Watermark};
+pub use endpoint::{BadEndpoint, Endpoint, ListenAddr, Scheme};
 pub use event::{Endings, Event, Refusals, Stats};
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
 pub use router::{IntoReply, Reply, Route, RouteError, Router};
 pub use server::{BoundServer, Server, ServerError, ServerHandle, StopReport};
 pub use settings::{
-    BadNetwork, Network, Settings, SettingsError, Unrouted, WhenFull, WhenWorkerLost, WhileDown,
+    BadNetwork, ClientCert, Network, Settings, SettingsError, Unrouted, WhenFull, WhenWorkerLost,
+    WhileDown,
 };
-pub use transport::{BadEndpoint, Endpoint, Scheme};
+#[cfg(feature = "tls")]
+pub use transport::tls::{PeerCertificates, TlsError};
+#[cfg(feature = "ws")]
+pub use transport::ws::{Subprotocol, Upgrade};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

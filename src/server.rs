@@ -5,6 +5,8 @@ mod bound;
 mod error;
 mod gate;
 mod handle;
+mod listeners;
+mod preface;
 mod refusal;
 mod report;
 mod signals;
@@ -13,13 +15,10 @@ mod watchdog;
 mod worker;
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, Recipient, System};
 use rustc_hash::FxHashMap;
-use tokio::net::{TcpListener, TcpSocket};
 
 use crate::codec::FrameCodec;
 use crate::codec::framing::Framing;
@@ -31,17 +30,17 @@ use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
 use crate::router::{IntoReply, Register, Route, Router, Surroundings};
 use crate::settings::Settings;
+#[cfg(feature = "ws")]
+use crate::transport::ws::{Auth, Rules, Upgrade};
 pub use bound::BoundServer;
 use bound::StoppedOnDrop;
 pub use error::ServerError;
 pub(crate) use gate::Gate;
 pub use handle::ServerHandle;
+use listeners::Layers;
 use refusal::Refusal;
 pub use report::StopReport;
 use worker::Workers;
-
-/// How many dials the system keeps while the acceptor is busy; the system may keep fewer.
-const BACKLOG: u32 = 4096;
 
 /// A server to be: settings, routes and hooks.
 ///
@@ -53,9 +52,11 @@ pub struct Server {
     hooks: Hooks,
     observer: Option<Observer>,
     costs: FxHashMap<MsgId, u32>,
-    refusal: Option<Refusal>,
+    refusal: Refusal,
     notice: Option<Frame>,
     framing: Option<Arc<dyn Framing>>,
+    #[cfg(feature = "ws")]
+    ws_auth: Option<Arc<dyn Auth>>,
     signals: bool,
 }
 
@@ -80,9 +81,11 @@ impl Server {
             hooks: Hooks::default(),
             observer: None,
             costs: FxHashMap::default(),
-            refusal: None,
+            refusal: Refusal::new(None),
             notice: None,
             framing: None,
+            #[cfg(feature = "ws")]
+            ws_auth: None,
             signals: true,
         }
     }
@@ -215,7 +218,7 @@ impl Server {
         mut self,
         frame: impl Fn(&AddError) -> Option<Frame> + Send + Sync + 'static,
     ) -> Self {
-        self.refusal = Some(Refusal::new(Box::new(frame)));
+        self.refusal = Refusal::new(Some(Box::new(frame)));
         self
     }
 
@@ -234,6 +237,35 @@ impl Server {
     /// If the heartbeat's id has no route, what peers send back with it is taken without a word.
     pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.hooks.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// Asks `admits` for each request for a WebSocket whether its peer may connect; who may not is
+    /// answered 401. It may remember in the connection's [properties](Conn::set_property) who the peer
+    /// is, which `on_conn_start` finds there.
+    ///
+    /// The connection counts among `max_conn` meanwhile, and `handshake_deadline_ms` bounds how long
+    /// that takes. It runs on the connection's worker, so it must not block. If it panics, the answer is
+    /// 500.
+    ///
+    /// ```
+    /// use zinxide::{Conn, Server, Settings, Upgrade};
+    ///
+    /// /// Who a peer says it is.
+    /// struct User(String);
+    ///
+    /// let server = Server::new(Settings::default()).ws_auth(async |request: &Upgrade, conn: &Conn| {
+    ///     let Some(token) = request.header("authorization") else { return false };
+    ///     conn.set_property(User(token.to_owned())); // look it up somewhere first
+    ///     true
+    /// });
+    /// ```
+    #[cfg(feature = "ws")]
+    pub fn ws_auth(
+        mut self,
+        admits: impl AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.ws_auth = Some(Arc::new(admits));
         self
     }
 
@@ -258,16 +290,23 @@ impl Server {
         if System::try_current().is_none() {
             return Err(ServerError::NoSystem);
         }
-        let (refusal, notice) = (self.refusal.take(), self.notice.take());
+        let notice = self.notice.take();
+        #[cfg(feature = "ws")]
+        let auth = self.ws_auth.take();
+        let refusal = std::mem::replace(&mut self.refusal, Refusal::new(None));
         let Parts { settings, routes, hooks, limits, surroundings } = self.into_parts();
         let notice = notice.map(|frame| limits.check(frame)).transpose();
         let notice = notice.map_err(|error| ServerError::Notice(error.into_frame()))?;
-        let bind_error = |source| ServerError::Bind {
-            addr: format!("{}:{}", settings.host, settings.tcp_port),
-            source,
+        #[cfg(feature = "tls")]
+        let tls = listeners::tls(&settings)?;
+        let layers = Layers {
+            #[cfg(feature = "tls")]
+            tls: tls.clone(),
+            #[cfg(feature = "ws")]
+            rules: Some(Rules::new(&settings, auth)),
         };
-        let listener = settings.addr().and_then(listen).map_err(bind_error)?;
-        let addr = listener.local_addr().map_err(bind_error)?;
+        let listeners = listeners::bind(&settings.endpoints(), &layers, &limits.codec)?;
+        let addrs = listeners.iter().map(|listener| listener.at).collect();
 
         let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
         let admission = Admission::new(&settings);
@@ -275,8 +314,17 @@ impl Server {
         let connections = manager.connections();
         let manager = manager.start();
         let router = Router::with_workers(workers.for_router(), surroundings).start();
-        let (gate, knocks) = Gate::new();
-        let handle = ServerHandle::new(addr, manager, router, connections, &limits, gate);
+        let (gate, knocks) = Gate::new(listeners.len());
+        let handle = ServerHandle::new(
+            addrs,
+            manager,
+            router,
+            connections,
+            &limits,
+            gate,
+            #[cfg(feature = "tls")]
+            tls,
+        );
         let told = StoppedOnDrop(handle.clone());
         for (id, make) in routes {
             let route = make(&handle);
@@ -285,7 +333,7 @@ impl Server {
         }
         Ok(BoundServer {
             settings,
-            listener,
+            listeners,
             knocks,
             limits,
             workers,
@@ -328,16 +376,6 @@ impl fmt::Debug for Server {
             .field("hooks", &self.hooks)
             .finish_non_exhaustive()
     }
-}
-
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // So that a restart need not wait for the connections of the run before. On Windows this
-    // option means something else.
-    #[cfg(unix)]
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]

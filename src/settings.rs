@@ -2,9 +2,8 @@
 
 mod load;
 mod network;
+mod validate;
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,8 +11,9 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{FrameCodec, HEADER_LEN, WireFormat};
+use crate::codec::{FrameCodec, WireFormat};
 use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
+use crate::endpoint::Endpoint;
 use crate::event::Events;
 pub use load::SettingsError;
 pub use network::{BadNetwork, Network};
@@ -35,6 +35,30 @@ pub struct Settings {
     pub host: String,
     /// The port to listen on; 0 lets the system choose.
     pub tcp_port: u16,
+    /// Where to listen, if that is more than TCP at `host` and `tcp_port`, whose place it takes unless
+    /// it is empty. All endpoints have their connections in common: limits, routes, hooks.
+    pub listen: Vec<Endpoint>,
+    /// How long a peer has for the handshakes that come before its first frame (PROXY header, TLS,
+    /// WebSocket), all together, in milliseconds; at least 1.
+    pub handshake_deadline_ms: u64,
+    /// Networks of balancers, whose connections begin with a header of the PROXY protocol, version 1
+    /// or 2, that says who the peer is. Others connect as themselves. Needs the feature `proxy`.
+    pub proxy_from: Vec<Network>,
+    /// The PEM file of the certificate, and of those that lead from it to its root, for `tls` and
+    /// `wss`. Needs the feature `tls`, as the next three do.
+    pub tls_cert: String,
+    /// The PEM file of its private key.
+    pub tls_key: String,
+    /// The PEM file of the roots of clients' certificates; empty if clients need none.
+    pub tls_client_ca: String,
+    /// Whether a client needs a certificate, if there is a `tls_client_ca`.
+    pub tls_client_cert: ClientCert,
+    /// The subprotocols of `ws` and `wss`, best first: the first that a client offers, too, is
+    /// spoken. Empty for none. Needs the feature `ws`, as the next one does.
+    pub ws_subprotocols: Vec<String>,
+    /// The origins (`https://example.com`) of pages that may connect by `ws` and `wss`; empty for
+    /// all. A client that names no origin is no browser, and may connect.
+    pub ws_origins: Vec<String>,
     /// How many connections are admitted at most; at least 1. It can be changed while the server
     /// runs: [`ServerHandle::set_max_conn`](crate::ServerHandle::set_max_conn).
     pub max_conn: usize,
@@ -189,12 +213,33 @@ pub enum WhenWorkerLost {
     Stop,
 }
 
+/// Whether a client needs a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ClientCert {
+    /// Who has none, or one of another root, is not let in.
+    #[default]
+    Required,
+    /// Who has one of another root is not let in.
+    Optional,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             name: "zinxide".to_owned(),
             host: "127.0.0.1".to_owned(),
             tcp_port: 7777,
+            listen: Vec::new(),
+            handshake_deadline_ms: 10_000,
+            proxy_from: Vec::new(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_client_ca: String::new(),
+            tls_client_cert: ClientCert::Required,
+            ws_subprotocols: Vec::new(),
+            ws_origins: Vec::new(),
             max_conn: 12_000,
             when_full: WhenFull::Refuse,
             max_conn_per_ip: 0,
@@ -236,106 +281,13 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks what the types do not.
-    ///
-    /// # Errors
-    ///
-    /// [`SettingsError::OutOfRange`], which names the key.
-    pub fn validate(&self) -> Result<(), SettingsError> {
-        let largest = self.max_packet_size as usize + HEADER_LEN;
-        let burst_bytes = u64::from(self.rate_bytes).saturating_mul(self.rate_burst_ms) / 1000;
-        let checks: [(&'static str, bool, String); 16] = [
-            ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
-            (
-                "max_packet_size",
-                self.max_packet_size <= MAX_PACKET,
-                format!("must be at most {MAX_PACKET}"),
-            ),
-            (
-                "worker_pool_size",
-                self.worker_pool_size <= MAX_WORKERS,
-                format!("must be at most {MAX_WORKERS}"),
-            ),
-            (
-                "max_worker_task_len",
-                (1..=MAX_WINDOW).contains(&self.max_worker_task_len),
-                format!("must be from 1 to {MAX_WINDOW}"),
-            ),
-            ("host", !self.host.trim().is_empty(), "must not be empty".into()),
-            ("max_msg_chan_len", self.max_msg_chan_len >= 1, "must be at least 1".into()),
-            (
-                "max_msg_chan_bytes",
-                self.max_msg_chan_bytes >= largest,
-                format!("must be at least max_packet_size and a header: {largest}"),
-            ),
-            (
-                "write_deadline_ms",
-                (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms),
-                format!("must be from 1 to {MAX_DEADLINE_MS}"),
-            ),
-            (
-                "rate_burst_ms",
-                (1..=MAX_DEADLINE_MS).contains(&self.rate_burst_ms),
-                format!("must be from 1 to {MAX_DEADLINE_MS}"),
-            ),
-            (
-                "high_watermark_percent",
-                self.high_watermark_percent <= 100,
-                "must be at most 100".into(),
-            ),
-            (
-                "low_watermark_percent",
-                self.low_watermark_percent <= self.high_watermark_percent,
-                format!("must be at most high_watermark_percent: {}", self.high_watermark_percent),
-            ),
-            (
-                "rate_bytes",
-                self.rate_bytes == 0 || burst_bytes >= largest as u64,
-                format!(
-                    "must allow a packet of max_packet_size and its header in rate_burst_ms: {largest} bytes"
-                ),
-            ),
-            ("ipv6_prefix", (1..=128).contains(&self.ipv6_prefix), "must be from 1 to 128".into()),
-            (
-                "reserved_conn",
-                self.reserved_conn < self.max_conn,
-                format!("must be less than max_conn: {}", self.max_conn),
-            ),
-            (
-                "tcp_keepalive_ms",
-                self.tcp_keepalive_ms <= MAX_KEEPALIVE_MS,
-                format!("must be at most {MAX_KEEPALIVE_MS}"),
-            ),
-            (
-                "when_full",
-                self.when_full == WhenFull::Refuse || self.reserved_conn == 0,
-                "must be refuse if places are reserved: a dial that waits holds the others up"
-                    .into(),
-            ),
-        ];
-        let deadlines = [
-            ("first_message_deadline_ms", self.first_message_deadline_ms),
-            ("frame_deadline_ms", self.frame_deadline_ms),
-            ("idle_deadline_ms", self.idle_deadline_ms),
-            ("write_idle_deadline_ms", self.write_idle_deadline_ms),
-            ("handler_deadline_ms", self.handler_deadline_ms),
-            ("tcp_user_timeout_ms", u64::from(self.tcp_user_timeout_ms)),
-            ("notice_ms", self.notice_ms),
-            ("drain_deadline_ms", self.drain_deadline_ms),
-        ];
-        let must = format!("must be at most {MAX_DEADLINE_MS}");
-        let deadlines = deadlines.map(|(key, ms)| (key, ms <= MAX_DEADLINE_MS, must.clone()));
-        match checks.into_iter().chain(deadlines).find(|(_, holds, _)| !holds) {
-            Some((key, _, must)) => Err(SettingsError::OutOfRange { key, must, origin: None }),
-            None => Ok(()),
+    /// Where to listen: `listen`, or else `host` and `tcp_port`.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        if self.listen.is_empty() {
+            vec![Endpoint::tcp(&self.host, self.tcp_port)]
+        } else {
+            self.listen.clone()
         }
-    }
-
-    /// Where to listen.
-    pub(crate) fn addr(&self) -> io::Result<SocketAddr> {
-        let mut addrs = (self.host.as_str(), self.tcp_port).to_socket_addrs()?;
-        let none = || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-        addrs.next().ok_or_else(none)
     }
 
     pub(crate) fn workers(&self) -> usize {
@@ -367,6 +319,7 @@ impl Settings {
                 0 => usize::MAX,
                 bytes => bytes,
             })),
+            handshake_deadline: Duration::from_millis(self.handshake_deadline_ms),
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),
             patience: Patience {
@@ -396,11 +349,3 @@ fn percent_of(n: usize, percent: u8) -> usize {
 fn unless_0(ms: u64) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms))
 }
-
-const MAX_PACKET: u32 = 1 << 30;
-const MAX_WORKERS: usize = 1024;
-const MAX_WINDOW: u32 = 1 << 20;
-/// What Linux takes, tcp(7).
-const MAX_KEEPALIVE_MS: u64 = 32_767_000;
-/// A day.
-const MAX_DEADLINE_MS: u64 = 86_400_000;

@@ -38,6 +38,7 @@ use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, Admission, ConnManager, Registration};
 use crate::connection::{Connection, Lives, Local, watch};
+use crate::endpoint::{ListenAddr, Scheme};
 use crate::event::Stats;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
@@ -63,16 +64,20 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Where connections without a listener come in.
+fn nowhere() -> ListenAddr {
+    ListenAddr { addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), scheme: Scheme::Tcp }
+}
+
 /// A connection without a socket: what it accepts stays in its outbox. For tests of actors that
 /// hold connections, of a [`ConnManager`] first of all.
 pub fn conn(id: ConnId, settings: &Settings) -> Conn {
-    conn_from(id, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), settings)
+    conn_from(id, nowhere().addr, settings)
 }
 
 /// As [`conn`], from this address.
 pub fn conn_from(id: ConnId, peer: SocketAddr, settings: &Settings) -> Conn {
-    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Conn::new(id, peer, Arc::new(nowhere), Arc::new(settings.limits(Arc::default())))
+    Conn::new(id, peer, Arc::new(nowhere()), Arc::new(settings.limits(Arc::default())))
 }
 
 /// Takes what a [`conn`] without a socket has accepted so far, in order.
@@ -114,20 +119,22 @@ impl TestConnection {
         let local = Rc::new(Local::new(Arc::new(hooks), Lives::default()));
         let connections = manager.connections();
         let manager = manager.start();
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let nowhere = nowhere();
         let router = Router::new().start();
         let handle = ServerHandle::new(
-            nowhere,
+            vec![nowhere],
             manager.clone(),
             router,
             connections,
             &limits,
-            Gate::new().0,
+            Gate::default(),
+            #[cfg(feature = "tls")]
+            None,
         );
         let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
         local.routes.update(&Table(routes.collect()), &surroundings);
         watch(&local, &limits.patience);
-        let conn = Conn::new(1, nowhere, Arc::new(nowhere), limits);
+        let conn = Conn::new(1, nowhere.addr, Arc::new(nowhere), limits);
         let registration = Registration::new(&conn, Arc::new(manager.clone()));
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");

@@ -5,7 +5,10 @@
 //! plain TCP. A new transport is a new layer: nothing else knows one from another.
 
 mod counted;
-mod endpoint;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(feature = "ws")]
+pub(crate) mod ws;
 
 use std::fmt;
 use std::future::Future;
@@ -13,14 +16,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use counted::Counted;
-pub use endpoint::{BadEndpoint, Endpoint, Scheme};
 
 /// A byte stream of whole frames to a peer.
 ///
@@ -82,14 +86,25 @@ pub(crate) trait Layer: Send + Sync + 'static {
         conn: &'a Conn,
     ) -> Local<'a, Result<Boxed, HandshakeError>>;
 
-    /// Does what has to be done before a peer that is not admitted can be told so in a frame; `None` if
-    /// it was told another way, or cannot be.
-    fn refuse<'a>(&'a self, below: Boxed, why: &'a AddError) -> Local<'a, Option<Boxed>>;
+    /// Tells a peer that it is not admitted, or does what has to be done before it can be told so in a
+    /// frame.
+    fn refuse<'a>(&'a self, below: Boxed, why: &'a AddError) -> Local<'a, Refused>;
 
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
         false
     }
+}
+
+/// A peer that is not admitted.
+#[allow(dead_code, reason = "which of these there are is the layers' choice")]
+pub(crate) enum Refused {
+    /// It is not told yet.
+    NotYet(Boxed),
+    /// It is told.
+    Told(Boxed),
+    /// It is gone.
+    Gone,
 }
 
 /// The layers of a listener, from the socket up.
@@ -124,22 +139,41 @@ impl Stack {
         Ok(transport)
     }
 
-    /// Tells a peer that it is not admitted, in `frame` if no layer has other words for it. Answers the
-    /// transport, which has yet to be closed, unless it is.
+    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it.
     pub(crate) async fn refuse(
         &self,
         socket: TcpStream,
         why: &AddError,
         frame: Option<&[u8]>,
-    ) -> Option<Boxed> {
+    ) -> io::Result<()> {
         let mut transport: Boxed = Box::new(Counted::new(socket));
         for layer in &*self.0 {
-            transport = layer.refuse(transport, why).await?;
+            transport = match layer.refuse(transport, why).await {
+                Refused::NotYet(transport) => transport,
+                Refused::Told(transport) => return part(transport).await,
+                Refused::Gone => return Ok(()),
+            };
         }
-        transport.write_all(frame?).await.ok()?;
-        transport.flush().await.ok()?;
-        Some(transport)
+        let Some(frame) = frame else { return Ok(()) };
+        transport.write_all(frame).await?;
+        part(transport).await
     }
+}
+
+/// What a peer may still send without the system resetting the connection under the last word to it.
+const READ_AWAY: u64 = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Closes a connection after the last word to its peer: when the peer has closed its side, or after a
+/// second.
+pub(crate) async fn part(mut transport: Boxed) -> io::Result<()> {
+    transport.flush().await?;
+    let heard = async {
+        transport.shutdown().await?;
+        tokio::io::copy(&mut transport.take(READ_AWAY), &mut tokio::io::sink()).await
+    };
+    // A peer that stays was told as well as could be.
+    timeout(LINGER, heard).await.map_or(Ok(()), |heard| heard.map(drop))
 }
 
 impl fmt::Debug for Stack {

@@ -99,6 +99,9 @@ pub enum HandshakeError {
     /// Either side did not like the other's TLS.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The answer to the request for a WebSocket is none, or the request cannot be made.
+    #[error("WebSocket: {0}")]
+    WebSocket(String),
     /// The request for a WebSocket was answered with this HTTP status.
     #[error("HTTP {status}: {why}")]
     Http {

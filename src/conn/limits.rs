@@ -29,6 +29,8 @@ pub(crate) struct Limits {
     pub(crate) low_watermark: Unsent,
     /// Of all connections together.
     pub(crate) budget: Arc<Budget>,
+    /// Until the first frame can come.
+    pub(crate) handshake_deadline: Duration,
     pub(crate) write_deadline: Duration,
     pub(crate) drain_deadline: Duration,
     pub(crate) patience: Patience,

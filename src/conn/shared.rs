@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,6 +15,7 @@ use super::properties::Properties;
 use super::window::Window;
 use super::{CloseReason, ConnId, Ending, SendError};
 use crate::codec::FrameCodec;
+use crate::endpoint::ListenAddr;
 use crate::frame::{Frame, MsgId};
 
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) id: ConnId,
     pub(crate) peer_addr: SocketAddr,
     /// Shared by the connections of a listener on one address.
-    pub(crate) local_addr: Arc<SocketAddr>,
+    pub(crate) at: Arc<ListenAddr>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) window: Window,
     pub(crate) properties: Properties,
@@ -119,13 +120,13 @@ impl Shared {
     pub(crate) fn new(
         id: ConnId,
         peer_addr: SocketAddr,
-        local_addr: Arc<SocketAddr>,
+        at: Arc<ListenAddr>,
         limits: Arc<Limits>,
     ) -> Self {
         Self {
             id,
             peer_addr,
-            local_addr,
+            at,
             limits,
             window: Window::default(),
             properties: Properties::default(),
@@ -385,6 +386,17 @@ impl Shared {
 
 /// For the connection's actor: its own thread alone.
 impl Shared {
+    /// Waits for somebody to ask for the end of a connection whose actor is yet to be.
+    pub(crate) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            return Poll::Ready(());
+        }
+        state.scheduled = false;
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Begins a turn: from now on nobody wakes the actor, since it looks again before it rests.
     pub(crate) fn begin_turn(
         &self,

@@ -29,6 +29,9 @@ pub enum AddError {
     /// The address is in a network of `deny`, or in none of `allow`.
     #[error("{0} is not allowed")]
     Denied(IpAddr),
+    /// The peer is a balancer of `proxy_from`, and there is no good header of the PROXY protocol.
+    #[error("no PROXY header: {0}")]
+    NoProxyHeader(&'static str),
     /// The server is about to stop.
     #[error("the server drains")]
     Draining,

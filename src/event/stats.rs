@@ -151,6 +151,8 @@ counters! {
         too_many_of_ip,
         /// [`AddError::Denied`].
         denied,
+        /// [`AddError::NoProxyHeader`].
+        no_proxy_header,
         /// [`AddError::Draining`]: a dial waited when the server was stopped.
         draining,
         /// What a server does not ask for: other [`AddError`]s.
@@ -190,6 +192,7 @@ impl RefusalCounters {
             AddError::Full { .. } => &self.full,
             AddError::TooManyOfIp { .. } => &self.too_many_of_ip,
             AddError::Denied(_) => &self.denied,
+            AddError::NoProxyHeader(_) => &self.no_proxy_header,
             AddError::Draining => &self.draining,
             AddError::Duplicate(_) | AddError::Closed(_) => &self.other,
         }
@@ -233,6 +236,8 @@ impl Counters {
             Event::WorkerBlocked { .. } => (&self.workers_blocked, 1),
             Event::WorkerLost { .. } => (&self.workers_lost, 1),
             Event::AcceptFailed { .. } | Event::DialGone { .. } => (&self.accept_errors, 1),
+            #[cfg(feature = "tls")]
+            Event::TlsReloaded | Event::TlsNotReloaded { .. } => return,
             Event::Listening { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. }

@@ -1,10 +1,12 @@
-//! Takes dials, has them admitted, and hands them to the worker with the fewest connections.
+//! Takes a listener's dials, has them admitted, and hands them to the worker with the fewest connections.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,8 +22,10 @@ use super::refusal::Refusal;
 use super::worker::{Placement, Serve, Workers};
 use crate::conn::{Conn, ConnId, Limits};
 use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
+use crate::endpoint::ListenAddr;
 use crate::event::Event;
 use crate::settings::WhenFull;
+use crate::transport::Stack;
 
 /// The pause after a failed accept that is nobody's fault, doubled by each in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -37,7 +41,7 @@ const TOGETHER: usize = 64;
 /// What to accept from; a trait so that tests can make it fail.
 pub(crate) trait Listen {
     /// Cancel safe.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>>;
+    fn accept(&mut self) -> impl Future<Output = io::Result<Accepted>>;
 
     /// What was accepted is admitted or refused.
     fn settled(&mut self) {}
@@ -47,6 +51,21 @@ pub(crate) trait Listen {
     fn attend(&mut self, parked: bool) -> impl Future<Output = Infallible> {
         let _ = parked;
         std::future::pending()
+    }
+}
+
+/// A socket that is neither admitted nor refused yet.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    /// Where the peer connected to, if it was not to this socket.
+    pub(super) local: Option<SocketAddr>,
+}
+
+impl From<(TcpStream, SocketAddr)> for Accepted {
+    fn from((stream, peer): (TcpStream, SocketAddr)) -> Self {
+        Self { stream, peer, local: None }
     }
 }
 
@@ -61,49 +80,49 @@ enum Fault {
     Listener,
 }
 
-pub(crate) struct Acceptor<L> {
-    listener: L,
-    /// Where it listens.
-    addr: Arc<SocketAddr>,
+/// What the acceptors of a server have in common.
+pub(crate) struct Reception {
     manager: Arc<Addr<ConnManager>>,
     placement: Placement,
     limits: Arc<Limits>,
     when_full: WhenFull,
-    refusal: Option<Refusal>,
-    next_id: ConnId,
+    refusal: Refusal,
+    next_id: Cell<ConnId>,
 }
 
-impl<L: Listen> Acceptor<L> {
+impl Reception {
     pub(crate) fn new(
-        listener: L,
-        addr: SocketAddr,
         manager: Addr<ConnManager>,
         workers: &Workers,
         limits: Arc<Limits>,
+        when_full: WhenFull,
+        refusal: Refusal,
     ) -> Self {
-        Self {
-            listener,
-            addr: Arc::new(addr),
-            manager: Arc::new(manager),
-            placement: workers.placement(),
-            limits,
-            when_full: WhenFull::Refuse,
-            refusal: None,
-            next_id: 1,
-        }
+        let (manager, placement) = (Arc::new(manager), workers.placement());
+        Self { manager, placement, limits, when_full, refusal, next_id: Cell::new(1) }
     }
+}
 
-    /// What becomes of dials that are not admitted.
-    pub(crate) fn refusing(mut self, when_full: WhenFull, refusal: Option<Refusal>) -> Self {
-        (self.when_full, self.refusal) = (when_full, refusal);
-        self
+/// Takes the dials of one listener.
+pub(crate) struct Acceptor<L> {
+    listener: L,
+    /// Where it listens.
+    at: Arc<ListenAddr>,
+    /// What its peers speak.
+    stack: Stack,
+    reception: Rc<Reception>,
+}
+
+impl<L: Listen> Acceptor<L> {
+    pub(crate) fn new(listener: L, at: ListenAddr, stack: Stack, reception: Rc<Reception>) -> Self {
+        Self { listener, at: Arc::new(at), stack, reception }
     }
 
     /// Accepts until the listener is dead: answers what killed it. Or until it is told to halt, in the
     /// middle of nothing: who is admitted by then is served.
-    pub(crate) async fn run(&mut self, mut halt: watch::Receiver<()>) -> Option<io::Error> {
-        let events = Arc::clone(&self.limits.events);
-        let together = match self.when_full {
+    pub(crate) async fn run(mut self, mut halt: watch::Receiver<()>) -> Option<io::Error> {
+        let events = Arc::clone(&self.reception.limits.events);
+        let together = match self.reception.when_full {
             WhenFull::Refuse => TOGETHER,
             // The others wait where they hold nothing: in the system's queue.
             WhenFull::Wait => 1,
@@ -123,12 +142,12 @@ impl<L: Listen> Acceptor<L> {
             // and the workers are woken once for many, and the system's queue overflows less easily.
             let failed = loop {
                 match accepted {
-                    Ok((stream, peer)) => {
+                    Ok(dial) => {
                         pause = None;
                         if std::mem::take(&mut told) {
                             events.emit(Event::AcceptRecovered);
                         }
-                        dials.extend(self.ask(stream, peer));
+                        dials.extend(self.ask(dial));
                     }
                     Err(error) => break Some(error),
                 }
@@ -169,32 +188,37 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// Asks for the admission of a socket. `None` if it is gone already.
-    fn ask(&mut self, stream: TcpStream, peer: SocketAddr) -> Option<Dial> {
-        let local = if self.addr.ip().is_unspecified() {
-            match stream.local_addr() {
-                Ok(addr) => Arc::new(addr),
-                Err(error) => {
-                    self.limits.events.emit(Event::DialGone { error: &error });
-                    return None;
-                }
-            }
-        } else {
-            Arc::clone(&self.addr)
+    fn ask(&mut self, Accepted { stream, peer, local }: Accepted) -> Option<Dial> {
+        let Reception { manager, limits, next_id, .. } = &*self.reception;
+        let at = match local {
+            None if !self.at.addr.ip().is_unspecified() => Ok(Arc::clone(&self.at)),
+            local => local.map_or_else(|| stream.local_addr(), Ok).map(|addr| {
+                let ListenAddr { scheme, .. } = *self.at;
+                Arc::new(ListenAddr { scheme, addr })
+            }),
         };
-        let id = self.next_id;
-        self.next_id += 1;
-        let conn = Conn::new(id, peer, local, Arc::clone(&self.limits));
-        let registration = Registration::new(&conn, Arc::clone(&self.manager));
-        let answer = self.manager.send(Add(conn.clone()));
+        let at = match at {
+            Ok(at) => at,
+            Err(error) => {
+                limits.events.emit(Event::DialGone { error: &error });
+                return None;
+            }
+        };
+        let id = next_id.get();
+        next_id.set(id + 1);
+        let conn = Conn::new(id, peer, at, Arc::clone(limits));
+        let registration = Registration::new(&conn, Arc::clone(manager));
+        let answer = manager.send(Add(conn.clone()));
         Some(Dial { stream, conn, registration, answer })
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
         let Dial { stream, conn, mut registration, answer } = dial;
-        let events = Arc::clone(&self.limits.events);
+        let reception = Rc::clone(&self.reception);
+        let events = &reception.limits.events;
         let mut added = answer.await;
-        if self.when_full == WhenFull::Wait && is_full(&added) {
+        if reception.when_full == WhenFull::Wait && is_full(&added) {
             events.emit(Event::Parked { peer: conn.peer_addr() });
             while is_full(&added) {
                 added = self.wait_for_place(&conn, halt.clone()).await;
@@ -203,21 +227,20 @@ impl<L: Listen> Acceptor<L> {
         match added.map_err(io::Error::other)? {
             Ok(_) => match stream.into_std() {
                 Ok(stream) => {
-                    let Some(worker) = self.placement.least_loaded() else {
+                    let Some(worker) = reception.placement.least_loaded() else {
                         // Nobody is left to serve anybody, which the server is about to learn.
                         match self.listener.attend(false).await {}
                     };
                     conn.shared().set_worker(worker.index);
                     registration.seat(worker.load());
-                    worker.addr.do_send(Serve { conn, stream, registration });
+                    let stack = self.stack.clone();
+                    worker.addr.do_send(Serve { conn, stream, stack, registration });
                 }
                 Err(error) => events.emit(Event::DialGone { error: &error }),
             },
             Err(why) => {
                 events.emit(Event::Refused { peer: conn.peer_addr(), why: &why });
-                if let Some(refusal) = &self.refusal {
-                    refusal.tell(stream, &why, &self.limits.codec);
-                }
+                reception.refusal.tell(stream, &self.stack, &why, &reception.limits);
             }
         }
         Ok(())
@@ -229,12 +252,13 @@ impl<L: Listen> Acceptor<L> {
         conn: &Conn,
         mut halt: watch::Receiver<()>,
     ) -> Result<Result<usize, AddError>, MailboxError> {
+        let manager = Arc::clone(&self.reception.manager);
         tokio::select! {
-            vacant = self.manager.send(Vacancy) => vacant?,
+            vacant = manager.send(Vacancy) => vacant?,
             _ = halt.changed() => return Ok(Err(AddError::Draining)),
             never = self.listener.attend(true) => match never {},
         }
-        self.manager.send(Add(conn.clone())).await
+        manager.send(Add(conn.clone())).await
     }
 }
 

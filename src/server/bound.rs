@@ -1,25 +1,32 @@
 //! A server from its first dial to its last connection.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::acceptor::Acceptor;
+use super::acceptor::{Acceptor, Reception};
 use super::error::ServerError;
 use super::gate::{Door, Knocks};
 use super::handle::{Phase, ServerHandle};
+use super::listeners::Listener;
+use super::preface::Prefaces;
 use super::refusal::Refusal;
 use super::report::StopReport;
-use super::signals::Signals;
+use super::signals::{Signals, reload_at_hangup};
 use super::watchdog;
 use super::worker::Workers;
 use crate::conn::{Limits, Overflow};
 use crate::conn_manager::{Drain, Left, Shut};
+use crate::endpoint::ListenAddr;
 use crate::event::Event;
 use crate::frame::Frame;
 use crate::settings::{Settings, WhenWorkerLost};
@@ -36,12 +43,12 @@ const TELLING: Duration = Duration::from_millis(100);
 #[must_use = "a server does nothing until it is served"]
 pub struct BoundServer {
     pub(super) settings: Settings,
-    pub(super) listener: TcpListener,
-    pub(super) knocks: Knocks,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) knocks: Vec<Knocks>,
     pub(super) limits: Arc<Limits>,
     pub(super) workers: Workers,
     pub(super) handle: ServerHandle,
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Refusal,
     pub(super) notice: Option<Frame>,
     pub(super) signals: bool,
     /// Last, so that the port is free when it tells.
@@ -49,9 +56,14 @@ pub struct BoundServer {
 }
 
 impl BoundServer {
-    /// The address it listens on.
+    /// The address it listens on; the first, if there are more.
     pub fn local_addr(&self) -> SocketAddr {
         self.handle.local_addr()
+    }
+
+    /// All addresses it listens on, in the order of its settings.
+    pub fn listen_addrs(&self) -> &[ListenAddr] {
+        self.handle.listen_addrs()
     }
 
     /// A handle, to be kept when the server serves.
@@ -79,35 +91,41 @@ impl BoundServer {
     pub async fn serve(self) -> Result<StopReport, ServerError> {
         // However this function ends, who waits for the stop is told: as the last thing, since it
         // is bound first.
-        let Self { told: _told, settings, listener, knocks, limits, mut workers, handle, .. } =
+        let Self { told: _told, settings, listeners, knocks, limits, mut workers, handle, .. } =
             self;
         let mut signals = Signals::new(self.signals).map_err(ServerError::Signals)?;
-        let (addr, name, events) = (handle.local_addr(), &settings.name, handle.events());
+        let (name, events) = (&settings.name, handle.events());
         let (max_conn, threads) = (settings.max_conn, settings.workers());
-        events.emit(Event::Listening { name, addr, max_conn, workers: threads });
+        for Listener { at, .. } in &listeners {
+            events.emit(Event::Listening { name, at: *at, max_conn, workers: threads });
+        }
 
-        let door = Door::new(listener, addr, knocks, Arc::clone(events));
         let manager = handle.conn_manager().clone();
-        let mut acceptor = Acceptor::new(door, addr, manager, &workers, Arc::clone(&limits))
-            .refusing(settings.when_full, self.refusal);
+        let (shared_limits, when_full) = (Arc::clone(&limits), settings.when_full);
+        let reception = Reception::new(manager, &workers, shared_limits, when_full, self.refusal);
+        let reception = Rc::new(reception);
         let watched = workers.watched();
         let (halt, halted) = watch::channel(());
-        let mut accepting = Box::pin(acceptor.run(halted));
+        let mut accepting = Accepting(Vec::new());
+        for (Listener { socket, at, stack }, knocks) in listeners.into_iter().zip(knocks) {
+            let prefaces = Prefaces::new(&settings);
+            let door = Door::new(socket, at.addr, prefaces, knocks, Arc::clone(events));
+            let acceptor = Acceptor::new(door, at, stack, Rc::clone(&reception));
+            accepting.0.push(Box::pin(acceptor.run(halted.clone())));
+        }
         let served = tokio::select! {
-            Some(error) = &mut accepting => Err(ServerError::Accept(error)),
+            Some(error) = accepting.over() => Err(ServerError::Accept(error)),
             error = lost(&mut workers, settings.when_worker_lost, &handle) => Err(error),
             () = watch_over(watched, &limits) => Ok(()),
+            () = reload_at_hangup(self.signals, &handle) => Ok(()),
             () = handle.stop_requested() => Ok(()),
             () = signals.next() => Ok(()),
         };
         // Dials that are admitted by now are served.
         halt.send_replace(());
-        if !matches!(served, Err(ServerError::Accept(_))) {
-            let _ = timeout(DRAIN_SLACK, &mut accepting).await;
-        }
+        let _ = timeout(DRAIN_SLACK, async { while accepting.over().await.is_some() {} }).await;
+        // Closes the listeners: the ports are free from here on.
         drop(accepting);
-        // Closes the listener: the port is free from here on.
-        drop(acceptor);
         handle.advance(Phase::Stopping);
         let stopped = tokio::select! {
             report = stop(&settings, self.notice, &handle, workers) => Ok(report),
@@ -117,6 +135,28 @@ impl BoundServer {
             events.emit(Event::Stopped { name, report });
         }
         served.and(stopped)
+    }
+}
+
+/// The acceptors of a server that are at work, each of which ends with its listener closed.
+struct Accepting(Vec<Pin<Box<dyn Future<Output = Option<io::Error>>>>>);
+
+impl Accepting {
+    /// Runs them until one has a dead listener, or all have halted. Cancel safe.
+    async fn over(&mut self) -> Option<io::Error> {
+        poll_fn(|cx| {
+            let mut dead = None;
+            self.0.retain_mut(|acceptor| match acceptor.as_mut().poll(cx) {
+                Poll::Ready(Some(error)) => {
+                    dead = Some(error);
+                    false
+                }
+                Poll::Ready(None) => false,
+                Poll::Pending => true,
+            });
+            if dead.is_some() || self.0.is_empty() { Poll::Ready(dead) } else { Poll::Pending }
+        })
+        .await
     }
 }
 

@@ -5,6 +5,8 @@ use std::io;
 use crate::frame::Frame;
 use crate::router::RouteError;
 use crate::settings::SettingsError;
+#[cfg(feature = "tls")]
+use crate::transport::tls::TlsError;
 
 /// Why a server did not start, or ended otherwise than by a stop.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,10 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
+    /// TLS cannot be had.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The handlers for SIGINT and SIGTERM cannot be installed.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::acceptor::Listen;
-use super::{BACKLOG, listen};
+use super::acceptor::{Accepted, Listen};
+use super::listeners::{BACKLOG, listen};
+use super::preface::{Prefaces, Unannounced};
 use crate::conn_manager::AddError;
 use crate::event::{Event, Events};
 
@@ -21,32 +22,60 @@ enum Knock {
     Open(oneshot::Sender<io::Result<()>>),
 }
 
-/// The end that handles have.
-#[derive(Clone, Debug)]
-pub(crate) struct Gate(mpsc::UnboundedSender<Knock>);
+/// The end that handles have: of all doors of a server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Vec<mpsc::UnboundedSender<Knock>>);
 
-/// The end that the door has.
+/// The end that a door has.
 #[derive(Debug)]
 pub(crate) struct Knocks(mpsc::UnboundedReceiver<Knock>);
 
 impl Gate {
-    pub(crate) fn new() -> (Self, Knocks) {
-        let (knock, knocks) = mpsc::unbounded_channel();
-        (Self(knock), Knocks(knocks))
+    /// A gate of so many doors.
+    pub(crate) fn new(doors: usize) -> (Self, Vec<Knocks>) {
+        let door = |_| {
+            let (knock, knocks) = mpsc::unbounded_channel();
+            (knock, Knocks(knocks))
+        };
+        let (gate, knocks) = (0..doors).map(door).unzip();
+        (Self(gate), knocks)
     }
 
     pub(super) fn close(&self) -> impl Future<Output = ()> + use<> {
-        let (done, closed) = oneshot::channel();
-        // A server that has ended listens no more.
-        let _ = self.0.send(Knock::Close(done));
-        async move { closed.await.unwrap_or_default() }
+        let knock = |door: &mpsc::UnboundedSender<Knock>| {
+            let (done, closed) = oneshot::channel();
+            // A server that has ended listens no more.
+            let _ = door.send(Knock::Close(done));
+            closed
+        };
+        let doors: Vec<_> = self.0.iter().map(knock).collect();
+        async move {
+            for closed in doors {
+                closed.await.unwrap_or_default();
+            }
+        }
     }
 
+    /// Opens all doors, or none.
     pub(super) fn open(&self) -> impl Future<Output = io::Result<()>> + use<> {
-        let (done, opened) = oneshot::channel();
-        let _ = self.0.send(Knock::Open(done));
+        let gate = self.clone();
+        let knock = |door: &mpsc::UnboundedSender<Knock>| {
+            let (done, opened) = oneshot::channel();
+            let _ = door.send(Knock::Open(done));
+            opened
+        };
+        let doors: Vec<_> = self.0.iter().map(knock).collect();
         let ended = || io::Error::new(io::ErrorKind::NotConnected, "the server has ended");
-        async move { opened.await.unwrap_or_else(|_| Err(ended())) }
+        async move {
+            let mut all = Ok(());
+            for opened in doors {
+                all = all.and(opened.await.unwrap_or_else(|_| Err(ended())));
+            }
+            if all.is_err() {
+                gate.close().await;
+            }
+            all
+        }
     }
 }
 
@@ -66,7 +95,9 @@ pub(crate) struct Door {
     /// `None` while it is closed.
     listener: Option<TcpListener>,
     /// Dials that the system had taken when it was closed.
-    last: VecDeque<(TcpStream, SocketAddr)>,
+    last: VecDeque<Accepted>,
+    /// Those that balancers have yet to introduce.
+    prefaces: Prefaces,
     addr: SocketAddr,
     knocks: Knocks,
     /// Who waits until it is closed and these dials are admitted or refused.
@@ -80,11 +111,20 @@ impl Door {
     pub(crate) fn new(
         listener: TcpListener,
         addr: SocketAddr,
+        prefaces: Prefaces,
         knocks: Knocks,
         events: Arc<Events>,
     ) -> Self {
-        let (last, closing) = (VecDeque::new(), Vec::new());
-        Self { listener: Some(listener), last, addr, knocks, closing, unsettled: false, events }
+        Self {
+            listener: Some(listener),
+            last: VecDeque::new(),
+            prefaces,
+            addr,
+            knocks,
+            closing: Vec::new(),
+            unsettled: false,
+            events,
+        }
     }
 
     fn obey(&mut self, knock: Knock) {
@@ -112,10 +152,10 @@ impl Door {
             for _ in 0..BACKLOG {
                 let accepted = listener.accept().and_then(|(stream, peer)| {
                     stream.set_nonblocking(true)?;
-                    Ok((TcpStream::from_std(stream)?, peer))
+                    Ok((TcpStream::from_std(stream)?, peer).into())
                 });
                 match accepted {
-                    Ok(dial) => self.last.push_back(dial),
+                    Ok(dial) => self.last.extend(self.prefaces.take(dial)),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => self.events.emit(Event::DialGone { error: &error }),
                 }
@@ -133,28 +173,49 @@ impl Door {
 }
 
 impl Listen for Door {
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Accepted> {
         loop {
             if let Some(dial) = self.last.pop_front() {
                 self.unsettled = true;
                 return Ok(dial);
             }
-            if !self.unsettled {
+            if !self.unsettled && self.prefaces.are_none() {
                 self.tell_closed();
             }
-            let Self { listener, knocks, .. } = self;
-            let knock = match listener {
-                None => knocks.next().await,
-                Some(listener) => tokio::select! {
-                    biased;
-                    knock = knocks.next() => knock,
-                    accepted = listener.accept() => {
-                        self.unsettled = true;
-                        return accepted;
-                    }
+            let Self { listener, knocks, prefaces, .. } = self;
+            let many = prefaces.are_many();
+            let accepted = async {
+                match listener {
+                    Some(listener) if !many => listener.accept().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                biased;
+                knock = knocks.next() => {
+                    self.obey(knock);
+                    continue;
+                }
+                introduced = prefaces.next() => introduced,
+                accepted = accepted => match self.prefaces.take(accepted?.into()) {
+                    Some(dial) => Ok(dial),
+                    None => continue,
                 },
             };
-            self.obey(knock);
+            match accepted {
+                Ok(dial) => {
+                    self.unsettled = true;
+                    return Ok(dial);
+                }
+                Err(Unannounced(Accepted { peer, .. }, Some(why))) => {
+                    self.events.emit(Event::Refused { peer, why: &why });
+                }
+                // A balancer that looks whether the port is there.
+                Err(Unannounced(_, None)) => {
+                    let error = io::ErrorKind::UnexpectedEof.into();
+                    self.events.emit(Event::DialGone { error: &error });
+                }
+            }
         }
     }
 
@@ -165,7 +226,7 @@ impl Listen for Door {
     async fn attend(&mut self, parked: bool) -> Infallible {
         loop {
             // A place may be long in coming.
-            if parked || self.last.is_empty() {
+            if parked || self.last.is_empty() && self.prefaces.are_none() {
                 self.tell_closed();
             }
             let knock = self.knocks.next().await;
@@ -177,8 +238,12 @@ impl Listen for Door {
 impl Drop for Door {
     /// A server that stops refuses those it had taken.
     fn drop(&mut self) {
-        for (_, peer) in self.last.drain(..) {
+        for Accepted { peer, .. } in self.last.drain(..) {
             self.events.emit(Event::Refused { peer, why: &AddError::Draining });
+        }
+        for _ in 0..self.prefaces.len() {
+            let error = io::Error::other("the server stopped before a balancer named the peer");
+            self.events.emit(Event::DialGone { error: &error });
         }
     }
 }

@@ -14,23 +14,31 @@ use crate::conn_manager::{
     Broadcast, BroadcastReport, ClearConn, ConnManager, ConnNotFound, Connections, Remove,
     SetMaxConn,
 };
+use crate::endpoint::ListenAddr;
+#[cfg(feature = "tls")]
+use crate::event::Event;
 use crate::event::{Events, Stats};
 use crate::frame::{Frame, MsgId};
 use crate::router::{Register, Route, RouteError, Router, Unregister};
 use crate::surely::Surely;
+#[cfg(feature = "tls")]
+use crate::transport::tls::{ServerTls, TlsError};
 
 /// A handle to a server: cheap to clone, usable from any thread and after the server's end.
 #[derive(Clone)]
 pub struct ServerHandle(Arc<Inner>);
 
 struct Inner {
-    addr: SocketAddr,
+    /// Where it listens; at least one.
+    addrs: Vec<ListenAddr>,
     manager: Addr<ConnManager>,
     router: Addr<Router>,
     connections: Connections,
     events: Arc<Events>,
     budget: Arc<Budget>,
     gate: Gate,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<ServerTls>>,
     /// Written by handles that ask for the stop and by the server itself; it only grows.
     phase: watch::Sender<Phase>,
 }
@@ -45,21 +53,38 @@ pub(crate) enum Phase {
 
 impl ServerHandle {
     pub(crate) fn new(
-        addr: SocketAddr,
+        addrs: Vec<ListenAddr>,
         manager: Addr<ConnManager>,
         router: Addr<Router>,
         connections: Connections,
         limits: &Limits,
         gate: Gate,
+        #[cfg(feature = "tls")] tls: Option<Arc<ServerTls>>,
     ) -> Self {
         let (events, budget) = (Arc::clone(&limits.events), Arc::clone(&limits.budget));
         let (phase, _) = watch::channel(Phase::Running);
-        Self(Arc::new(Inner { addr, manager, router, connections, events, budget, gate, phase }))
+        Self(Arc::new(Inner {
+            addrs,
+            manager,
+            router,
+            connections,
+            events,
+            budget,
+            gate,
+            #[cfg(feature = "tls")]
+            tls,
+            phase,
+        }))
     }
 
-    /// The address the server listens on.
+    /// The address the server listens on; the first, if there are more.
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.addr
+        self.0.addrs[0].addr
+    }
+
+    /// All addresses the server listens on, in the order of its settings.
+    pub fn listen_addrs(&self) -> &[ListenAddr] {
+        &self.0.addrs
     }
 
     /// The actor that tracks the connections.
@@ -138,7 +163,7 @@ impl ServerHandle {
         surely(&self.0.manager, SetMaxConn(max_conn), max_conn)
     }
 
-    /// Stops listening: the port is free, and whoever dials it is refused by the system, or taken by
+    /// Stops listening, at all endpoints: the port is free, and whoever dials it is refused by the system, or taken by
     /// the process that listens on it next. Connections go on. Done when the listener is closed and all
     /// dials that the system had taken are admitted or refused; with `when_full: wait`, those without a
     /// place go on waiting. A server that does not serve yet is suspended when it does.
@@ -152,17 +177,40 @@ impl ServerHandle {
         self.0.gate.close()
     }
 
-    /// Listens again, on the same address. Does nothing if the server is not suspended.
+    /// Listens again, on the same addresses: on all of them, or on none. Does nothing if the server is not suspended.
     ///
     /// # Errors
     ///
-    /// When the address is not to be had any more, or the server has ended. It stays suspended then.
+    /// When an address is not to be had any more, or the server has ended. It stays suspended then.
     ///
     /// # Cancel safety
     ///
     /// The server is resumed all the same when the future is dropped.
     pub fn resume(&self) -> impl Future<Output = io::Result<()>> + use<> {
         self.0.gate.open()
+    }
+
+    /// Reads the files of `tls_cert`, `tls_key` and `tls_client_ca` anew. Handshakes from now on are made
+    /// with them; connections that are there are not touched. On Unix, SIGHUP does the same, unless
+    /// signals are left to the application.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`], if the files are not good, or the server has no endpoint with TLS. What was read
+    /// before stays in use then.
+    #[cfg(feature = "tls")]
+    pub fn reload_tls(&self) -> Result<(), TlsError> {
+        let reloaded = self.0.tls.as_ref().ok_or(TlsError::Unused).and_then(|tls| tls.reload());
+        self.0.events.emit(match &reloaded {
+            Ok(()) => Event::TlsReloaded,
+            Err(why) => Event::TlsNotReloaded { why },
+        });
+        reloaded
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.0.tls.is_some()
     }
 
     /// Closes all connections: see [`ClearConn`].
@@ -268,7 +316,7 @@ where
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("addr", &self.0.addr)
+            .field("addrs", &self.0.addrs)
             .field("phase", &*self.0.phase.borrow())
             .field("connections", &self.0.connections.len())
             .finish_non_exhaustive()

@@ -1,9 +1,11 @@
-//! SIGINT and SIGTERM, or Ctrl-C where there are no signals.
+//! SIGINT and SIGTERM, or Ctrl-C where there are no signals; and SIGHUP, which reads certificates anew.
 
 use std::io;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::handle::ServerHandle;
 
 /// The signals that ask a server to stop.
 pub(crate) struct Signals {
@@ -35,6 +37,22 @@ impl Signals {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Reads certificates anew at each SIGHUP, for ever. Without TLS that signal keeps its meaning.
+#[cfg(all(unix, feature = "tls"))]
+pub(crate) async fn reload_at_hangup(wanted: bool, handle: &ServerHandle) {
+    let hangup = (wanted && handle.has_tls()).then(|| signal(SignalKind::hangup()));
+    let Some(Ok(mut hangup)) = hangup else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        // It is an event, if that fails.
+        let _ = handle.reload_tls();
+    }
+}
+
+#[cfg(not(all(unix, feature = "tls")))]
+pub(crate) async fn reload_at_hangup(_: bool, _: &ServerHandle) {
+    std::future::pending().await
 }
 
 #[cfg(not(unix))]

@@ -15,7 +15,7 @@ async fn g14_a_dead_listener_drains_the_server_and_ends_it_with_an_error() {
     let (addr, handle) = (bound.local_addr(), bound.handle());
     // The same socket by another descriptor. It is no stream, but shutdown(2) takes any socket,
     // and accept(2) fails for good on one that is shut down.
-    let listener = TcpStream::from(bound.listener.as_fd().try_clone_to_owned().unwrap());
+    let listener = TcpStream::from(bound.listeners[0].socket.as_fd().try_clone_to_owned().unwrap());
     let served = actix_rt::spawn(bound.serve());
     let mut client = TestClient::connect(addr).await;
     client.send(1, "x").await;

@@ -18,11 +18,11 @@ use super::tcp::TcpOptions;
 use super::watchdog::{Vitals, Watched};
 use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
-use crate::connection::{Connection, Hooks, Lives, Local, watch};
+use crate::connection::{Connection, Hooks, Lives, Local, shake_hands, watch};
 use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
-use crate::transport::Plain;
+use crate::transport::{Boxed, Plain, Stack};
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
@@ -36,6 +36,7 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) struct Serve {
     pub(crate) conn: Conn,
     pub(crate) stream: StdTcpStream,
+    pub(crate) stack: Stack,
     pub(crate) registration: Registration,
 }
 
@@ -80,16 +81,14 @@ impl Handler<Serve> for Worker {
     type Result = ();
 
     fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
-        let Serve { conn, stream, registration } = msg;
+        let Serve { conn, stream, stack, registration } = msg;
+        let local = Rc::clone(&self.local);
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
-            Ok(stream) => {
-                Connection::start_on(
-                    Rc::clone(&self.local),
-                    conn,
-                    Some(Box::new(Plain(stream))),
-                    registration,
-                );
+            Ok(stream) if stack.is_bare() => {
+                let transport = Some(Box::new(Plain(stream)) as Boxed);
+                Connection::start_on(local, conn, transport, registration);
             }
+            Ok(stream) => shake_hands(local, conn, stream, stack, registration),
             // The dialler is gone already, as a rule. The drop of the registration tells the manager.
             Err(error) => conn.close(CloseReason::Io(error.kind())),
         }

@@ -7,15 +7,17 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Va
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 
-use super::{Network, Settings, Unrouted, WhenFull, WhenWorkerLost, WhileDown};
+use super::{ClientCert, Network, Settings, Unrouted, WhenFull, WhenWorkerLost, WhileDown};
 use crate::codec::WireFormat;
 use crate::conn::{OverRate, Overflow};
+use crate::endpoint::Endpoint;
 
 /// What environment variables that are settings begin with.
 const PREFIX: &str = "ZINXIDE";
 
 /// The settings that are lists.
-const LISTS: [&str; 3] = ["allow", "deny", "reserved_for"];
+const LISTS: [&str; 7] =
+    ["allow", "deny", "listen", "proxy_from", "reserved_for", "ws_origins", "ws_subprotocols"];
 
 /// Why settings are no good.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +130,7 @@ impl Sort {
         match self {
             Self::Number => "a whole number (digits alone)",
             Self::Text => "text",
-            Self::List => "a list of networks",
+            Self::List => "a list",
         }
     }
 }
@@ -194,7 +196,7 @@ impl Builder {
         {
             // A variable that was forgotten must not let everybody in.
             if text.trim().is_empty() {
-                let reason = "must be networks, or [] for none in a file, not an empty text".into();
+                let reason = "must not be an empty text; write [] for none in a file".into();
                 return Err(SettingsError::WrongType { key, origin, reason });
             }
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -237,6 +239,7 @@ fn partner(key: &str) -> Option<&'static str> {
         "low_watermark_percent" => "high_watermark_percent",
         "reserved_conn" => "max_conn",
         "when_full" => "reserved_conn",
+        "tls_cert" | "tls_key" => "listen",
         _ => return None,
     })
 }
@@ -279,14 +282,18 @@ fn plain_reason(key: &str, kind: &ValueKind) -> Option<String> {
                 "over_rate" => OverRate::deserialize(text).err(),
                 "when_full" => WhenFull::deserialize(text).err(),
                 "while_handler_down" => WhileDown::deserialize(text).err(),
+                "tls_client_cert" => ClientCert::deserialize(text).err(),
                 "when_worker_lost" => WhenWorkerLost::deserialize(text).err(),
                 _ => None,
             };
             error.map(|error| error.to_string())
         }
         ValueKind::Array(items) => items.iter().find_map(|item| match &item.kind {
+            ValueKind::String(text) if key == "listen" => {
+                Some(text.parse::<Endpoint>().err()?.to_string())
+            }
             ValueKind::String(text) => Some(text.parse::<Network>().err()?.to_string()),
-            other => Some(format!("must be a list of networks, not of {}", described(other))),
+            other => Some(format!("must be a list of texts, not of {}", described(other))),
         }),
         ValueKind::I64(number) if *number < 0 => {
             Some(format!("must not be negative, as {number} is"))

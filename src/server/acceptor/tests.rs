@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
@@ -7,6 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::conn_manager::Len;
 use crate::connection::Hooks;
+use crate::endpoint::Scheme;
 use crate::event::Events;
 use crate::router::Surroundings;
 use crate::settings::Settings;
@@ -14,13 +16,13 @@ use crate::testing::settings;
 
 /// Answers one step after the other, then that the listener is dead.
 struct Script {
-    steps: VecDeque<io::Result<(TcpStream, SocketAddr)>>,
-    calls: Vec<Instant>,
+    steps: VecDeque<io::Result<Accepted>>,
+    calls: Rc<RefCell<Vec<Instant>>>,
 }
 
 impl Listen for Script {
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.calls.push(Instant::now());
+    async fn accept(&mut self) -> io::Result<Accepted> {
+        self.calls.borrow_mut().push(Instant::now());
         self.steps.pop_front().unwrap_or_else(|| Err(errno(libc::EINVAL)))
     }
 }
@@ -29,15 +31,15 @@ fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
-fn failed(code: i32) -> io::Result<(TcpStream, SocketAddr)> {
+fn failed(code: i32) -> io::Result<Accepted> {
     Err(errno(code))
 }
 
 /// A connection as accept answers it, and the peer's end of it.
-async fn dial() -> ((TcpStream, SocketAddr), TcpStream) {
+async fn dial() -> (Accepted, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (listener.accept().await.unwrap(), peer)
+    (listener.accept().await.unwrap().into(), peer)
 }
 
 /// A script run to its end.
@@ -51,7 +53,7 @@ struct Played {
     _workers: Workers,
 }
 
-async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)>>) -> Played {
+async fn play(steps: impl IntoIterator<Item = io::Result<Accepted>>) -> Played {
     let settings = Settings { worker_pool_size: 1, ..settings() };
     let events = Arc::new(Events::default());
     let limits = Arc::new(settings.limits(Arc::clone(&events)));
@@ -59,11 +61,15 @@ async fn play(steps: impl IntoIterator<Item = io::Result<(TcpStream, SocketAddr)
     let workers = Workers::start(&settings, &Arc::new(Hooks::default()), &limits, &surroundings);
     let manager = ConnManager::new(&settings).start();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let script = Script { steps: steps.into_iter().collect(), calls: Vec::new() };
-    let mut acceptor = Acceptor::new(script, addr, manager.clone(), &workers, limits);
+    let at = ListenAddr { scheme: Scheme::Tcp, addr };
+    let refusal = Refusal::new(None);
+    let reception = Reception::new(manager.clone(), &workers, limits, WhenFull::Refuse, refusal);
+    let calls = Rc::new(RefCell::default());
+    let script = Script { steps: steps.into_iter().collect(), calls: Rc::clone(&calls) };
+    let acceptor = Acceptor::new(script, at, Stack::default(), Rc::new(reception));
     let (_running, halt) = watch::channel(());
     let ended = acceptor.run(halt).await.unwrap();
-    let calls = &acceptor.listener.calls;
+    let calls = calls.borrow();
     let pauses = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
     Played { ended, pauses, events, manager, _workers: workers }
 }

@@ -1,6 +1,7 @@
 //! Where a server listens and a client connects, as a URL.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,15 @@ pub enum Scheme {
     Ws,
     /// The same in TLS.
     Wss,
+}
+
+/// Where a server listens, by address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddr {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// The address, with the port that the system chose if it was to choose one.
+    pub addr: SocketAddr,
 }
 
 /// Why a text is no [`Endpoint`].
@@ -161,6 +171,12 @@ impl From<Endpoint> for String {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}{}", self.scheme, self.authority(), self.path)
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.addr)
     }
 }
 

@@ -1,0 +1,149 @@
+//! What settings must be beyond what their types say.
+
+use super::{Settings, SettingsError, WhenFull};
+use crate::codec::HEADER_LEN;
+use crate::endpoint::{Endpoint, Scheme};
+
+const MAX_PACKET: u32 = 1 << 30;
+const MAX_WORKERS: usize = 1024;
+const MAX_WINDOW: u32 = 1 << 20;
+/// What Linux takes, tcp(7).
+const MAX_KEEPALIVE_MS: u64 = 32_767_000;
+/// A day.
+const MAX_DEADLINE_MS: u64 = 86_400_000;
+
+impl Settings {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError::OutOfRange`], which names the key.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let largest = self.max_packet_size as usize + HEADER_LEN;
+        let burst_bytes = u64::from(self.rate_bytes).saturating_mul(self.rate_burst_ms) / 1000;
+        let first = |missing: fn(Scheme) -> bool| {
+            self.listen.iter().find(|endpoint| missing(endpoint.scheme))
+        };
+        let no_tls = first(|scheme| scheme.has_tls() && !cfg!(feature = "tls"));
+        let no_ws = first(|scheme| scheme.has_ws() && !cfg!(feature = "ws"));
+        let has_tls = first(Scheme::has_tls).is_some();
+        let checks: [(&'static str, bool, String); 23] = [
+            ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
+            (
+                "max_packet_size",
+                self.max_packet_size <= MAX_PACKET,
+                format!("must be at most {MAX_PACKET}"),
+            ),
+            (
+                "worker_pool_size",
+                self.worker_pool_size <= MAX_WORKERS,
+                format!("must be at most {MAX_WORKERS}"),
+            ),
+            (
+                "max_worker_task_len",
+                (1..=MAX_WINDOW).contains(&self.max_worker_task_len),
+                format!("must be from 1 to {MAX_WINDOW}"),
+            ),
+            ("host", !self.host.trim().is_empty(), "must not be empty".into()),
+            ("max_msg_chan_len", self.max_msg_chan_len >= 1, "must be at least 1".into()),
+            (
+                "max_msg_chan_bytes",
+                self.max_msg_chan_bytes >= largest,
+                format!("must be at least max_packet_size and a header: {largest}"),
+            ),
+            (
+                "write_deadline_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
+            (
+                "rate_burst_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.rate_burst_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
+            (
+                "high_watermark_percent",
+                self.high_watermark_percent <= 100,
+                "must be at most 100".into(),
+            ),
+            (
+                "low_watermark_percent",
+                self.low_watermark_percent <= self.high_watermark_percent,
+                format!("must be at most high_watermark_percent: {}", self.high_watermark_percent),
+            ),
+            (
+                "rate_bytes",
+                self.rate_bytes == 0 || burst_bytes >= largest as u64,
+                format!(
+                    "must allow a packet of max_packet_size and its header in rate_burst_ms: {largest} bytes"
+                ),
+            ),
+            ("ipv6_prefix", (1..=128).contains(&self.ipv6_prefix), "must be from 1 to 128".into()),
+            (
+                "reserved_conn",
+                self.reserved_conn < self.max_conn,
+                format!("must be less than max_conn: {}", self.max_conn),
+            ),
+            (
+                "tcp_keepalive_ms",
+                self.tcp_keepalive_ms <= MAX_KEEPALIVE_MS,
+                format!("must be at most {MAX_KEEPALIVE_MS}"),
+            ),
+            (
+                "handshake_deadline_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.handshake_deadline_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
+            ("listen", no_tls.is_none(), needs(no_tls, "tls")),
+            ("listen", no_ws.is_none(), needs(no_ws, "ws")),
+            (
+                "proxy_from",
+                self.proxy_from.is_empty() || cfg!(feature = "proxy"),
+                "must be empty: this program is built without the Cargo feature `proxy`".into(),
+            ),
+            (
+                "tls_cert",
+                !has_tls || !self.tls_cert.is_empty(),
+                "must name a PEM file, since `listen` has an endpoint with TLS".into(),
+            ),
+            (
+                "tls_key",
+                !has_tls || !self.tls_key.is_empty(),
+                "must name a PEM file, since `listen` has an endpoint with TLS".into(),
+            ),
+            (
+                "ws_origins",
+                self.ws_origins.iter().all(|origin| origin.contains("://")),
+                "must be origins, as in https://example.com".into(),
+            ),
+            (
+                "when_full",
+                self.when_full == WhenFull::Refuse || self.reserved_conn == 0,
+                "must be refuse if places are reserved: a dial that waits holds the others up"
+                    .into(),
+            ),
+        ];
+        let deadlines = [
+            ("first_message_deadline_ms", self.first_message_deadline_ms),
+            ("frame_deadline_ms", self.frame_deadline_ms),
+            ("idle_deadline_ms", self.idle_deadline_ms),
+            ("write_idle_deadline_ms", self.write_idle_deadline_ms),
+            ("handler_deadline_ms", self.handler_deadline_ms),
+            ("tcp_user_timeout_ms", u64::from(self.tcp_user_timeout_ms)),
+            ("notice_ms", self.notice_ms),
+            ("drain_deadline_ms", self.drain_deadline_ms),
+        ];
+        let must = format!("must be at most {MAX_DEADLINE_MS}");
+        let deadlines = deadlines.map(|(key, ms)| (key, ms <= MAX_DEADLINE_MS, must.clone()));
+        match checks.into_iter().chain(deadlines).find(|(_, holds, _)| !holds) {
+            Some((key, _, must)) => Err(SettingsError::OutOfRange { key, must, origin: None }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is to be said of an endpoint that this program cannot serve.
+fn needs(endpoint: Option<&Endpoint>, feature: &str) -> String {
+    let endpoint = endpoint.map(ToString::to_string).unwrap_or_default();
+    format!("must not have {endpoint}: this program is built without the Cargo feature `{feature}`")
+}

@@ -1,0 +1,105 @@
+//! WebSocket (RFC 6455) under frames, by tungstenite: each binary message carries one frame.
+
+mod code;
+mod connect;
+mod marks;
+mod messages;
+mod upgrade;
+mod wire;
+
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use super::{Boxed, Layer, Local, Refused, part};
+use crate::codec::FrameCodec;
+use crate::conn::{Conn, HandshakeError};
+use crate::conn_manager::AddError;
+pub(crate) use connect::connect;
+use messages::Messages;
+pub(crate) use upgrade::{Auth, Rules};
+pub use upgrade::{Subprotocol, Upgrade};
+use wire::Wire;
+
+/// What a connection reads into at once, and has ready for that all the time.
+const READ_BUFFER: usize = 4 * 1024;
+
+/// What it keeps of messages on their way out before it gives them to the transport below.
+const WRITE_BUFFER: usize = 16 * 1024;
+
+/// The server's side at one endpoint.
+pub(crate) struct ServerWs {
+    /// The path of requests; empty for any.
+    path: String,
+    rules: Rules,
+    codec: FrameCodec,
+}
+
+impl ServerWs {
+    pub(crate) fn new(path: &str, rules: Rules, codec: FrameCodec) -> Self {
+        Self { path: path.to_owned(), rules, codec }
+    }
+}
+
+impl Layer for ServerWs {
+    fn accept<'a>(
+        &'a self,
+        mut below: Boxed,
+        conn: &'a Conn,
+    ) -> Local<'a, Result<Boxed, HandshakeError>> {
+        Box::pin(async move {
+            let (head, rest) = upgrade::read_head(&mut below).await?;
+            let answer = match head {
+                Ok(head) => self.rules.answer(&self.path, head, conn).await,
+                Err(rejected) => Err(rejected),
+            };
+            match answer {
+                Ok(response) => {
+                    upgrade::send(&mut below, &response, "").await?;
+                    let wire = Wire::new(below, marks::Marks::after(&rest));
+                    let config = Some(config(&self.codec));
+                    let stream = WebSocketStream::from_partially_read(
+                        wire,
+                        rest.into(),
+                        Role::Server,
+                        config,
+                    );
+                    Ok(Box::new(Messages::new(stream.await, self.codec.clone())) as Boxed)
+                }
+                Err(rejected) => {
+                    upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;
+                    // Whatever comes of it, the peer was told.
+                    let _ = part(below).await;
+                    Err(rejected.into())
+                }
+            }
+        })
+    }
+
+    fn refuse<'a>(&'a self, mut below: Boxed, why: &'a AddError) -> Local<'a, Refused> {
+        Box::pin(async move {
+            let told = async {
+                // Whatever it is that the peer asks for.
+                let _ = upgrade::read_head(&mut below).await?;
+                let rejected = upgrade::Rejected::not_admitted(why);
+                upgrade::send(&mut below, &rejected.response(), &rejected.why).await
+            };
+            match told.await {
+                Ok(()) => Refused::Told(below),
+                Err(_) => Refused::Gone,
+            }
+        })
+    }
+
+    fn refuses(&self) -> bool {
+        true
+    }
+}
+
+fn config(codec: &FrameCodec) -> WebSocketConfig {
+    let largest = Some(codec.largest_frame());
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_message_size(largest)
+        .max_frame_size(largest)
+}

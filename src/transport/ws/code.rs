@@ -1,0 +1,85 @@
+//! Close codes and close reasons: each way.
+
+use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::codec::FrameError;
+use crate::conn::CloseReason;
+
+/// What a close frame has room for beside the code.
+const MAX_REASON: usize = 123;
+
+/// What a peer is told.
+pub(super) fn close_frame(why: &CloseReason) -> CloseFrame {
+    let mut reason = why.to_string();
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    CloseFrame { code: code_of(why), reason: reason.into() }
+}
+
+fn code_of(why: &CloseReason) -> CloseCode {
+    use CloseReason as R;
+    match why {
+        R::PeerClosed | R::PeerClosedWith(_) | R::Stopped | R::Removed | R::Cleared => {
+            CloseCode::Normal
+        }
+        R::Shutdown => CloseCode::Away,
+        R::Protocol(FrameError::Text) => CloseCode::Unsupported,
+        R::Protocol(FrameError::TooLarge { .. } | FrameError::MessageTooLong { .. }) => {
+            CloseCode::Size
+        }
+        R::Protocol(FrameError::WebSocket(_)) => CloseCode::Protocol,
+        R::Protocol(_) => CloseCode::Invalid,
+        R::NoRoute(_) | R::OverRate(_) | R::SlowConsumer(_) | R::Silent(_) | R::WriteIdle => {
+            CloseCode::Policy
+        }
+        R::HandlerPanicked(_)
+        | R::HookPanicked
+        | R::HandlerGone(_)
+        | R::HandlerLate(_)
+        | R::Handshake(_)
+        | R::Io(_)
+        | R::WorkerGone => CloseCode::Error,
+    }
+}
+
+/// What a peer's close frame means.
+pub(super) fn reason_of(frame: Option<&CloseFrame>) -> CloseReason {
+    match frame.map(|frame| frame.code) {
+        None | Some(CloseCode::Normal | CloseCode::Away | CloseCode::Status) => {
+            CloseReason::PeerClosed
+        }
+        Some(code) => CloseReason::PeerClosedWith(code.into()),
+    }
+}
+
+/// Why reading failed.
+pub(super) fn reason_of_error(error: &Error) -> CloseReason {
+    CloseReason::Protocol(match error {
+        Error::ConnectionClosed | Error::AlreadyClosed => return CloseReason::PeerClosed,
+        Error::Io(error) => return CloseReason::Io(error.kind()),
+        Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
+            FrameError::MessageTooLong { max: *max_size }
+        }
+        Error::Utf8(_) => FrameError::Text,
+        Error::Protocol(error) => FrameError::WebSocket(match error {
+            ProtocolError::UnmaskedFrameFromClient => "a frame is not masked",
+            ProtocolError::MaskedFrameFromServer => "a frame is masked",
+            ProtocolError::NonZeroReservedBits => "reserved bits are not zero",
+            ProtocolError::FragmentedControlFrame => "a control frame is fragmented",
+            ProtocolError::ControlFrameTooBig => "a control frame is too large",
+            ProtocolError::UnknownControlFrameType(_)
+            | ProtocolError::UnknownDataFrameType(_)
+            | ProtocolError::InvalidOpcode(_) => "an opcode is unknown",
+            ProtocolError::UnexpectedContinueFrame => "there is nothing to continue",
+            ProtocolError::ExpectedFragment(_) => "a message begins inside another",
+            ProtocolError::InvalidCloseSequence => "a close frame is malformed",
+            _ => "it is not followed",
+        }),
+        _ => FrameError::WebSocket("it is not followed"),
+    })
+}

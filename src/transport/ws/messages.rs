@@ -1,0 +1,200 @@
+//! A byte stream of frames, each in a binary message.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::WRITE_BUFFER;
+use super::code::{close_frame, reason_of, reason_of_error};
+use super::wire::Wire;
+use crate::codec::{FrameCodec, FrameError};
+use crate::conn::CloseReason;
+use crate::transport::{Signs, Transport};
+
+/// So many messages are taken before others get their turn, most of which may be pings.
+const RUN: usize = 128;
+
+/// A WebSocket that is read and written as the frames in its messages.
+pub(super) struct Messages {
+    stream: WebSocketStream<Wire>,
+    /// Of what the peer sends.
+    codec: FrameCodec,
+    /// Of what it is sent, which has no such limit.
+    out_codec: FrameCodec,
+    /// What is left of a frame that was read in part.
+    incoming: Bytes,
+    /// Why nothing more comes.
+    over: Option<CloseReason>,
+    /// What has been written of a frame.
+    outgoing: BytesMut,
+    /// Bytes written since the last flush that was done.
+    unflushed: usize,
+    /// The peer is told of the end, or cannot be.
+    ended: bool,
+    /// Something came that was no frame.
+    alive: bool,
+}
+
+impl Messages {
+    pub(super) fn new(stream: WebSocketStream<Wire>, codec: FrameCodec) -> Self {
+        Self {
+            stream,
+            out_codec: codec.unlimited(),
+            codec,
+            incoming: Bytes::new(),
+            over: None,
+            outgoing: BytesMut::new(),
+            unflushed: 0,
+            ended: false,
+            alive: false,
+        }
+    }
+
+    /// Takes the next message, or the end.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) else {
+            let wire = self.stream.get_ref();
+            if !wire.ended {
+                return Poll::Pending;
+            }
+            self.over = Some(match wire.marks.part() {
+                0 => CloseReason::PeerClosed,
+                have => CloseReason::Protocol(FrameError::Truncated { have }),
+            });
+            return Poll::Ready(());
+        };
+        match next {
+            Some(Ok(Message::Binary(message))) => match whole_frame(&self.codec, &message) {
+                Ok(()) => self.incoming = message,
+                Err(error) => self.over = Some(CloseReason::Protocol(error)),
+            },
+            Some(Ok(Message::Text(_))) => {
+                self.over = Some(CloseReason::Protocol(FrameError::Text));
+            }
+            Some(Ok(Message::Close(frame))) => self.over = Some(reason_of(frame.as_ref())),
+            // The library answers pings.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => self.alive = true,
+            Some(Err(error)) => self.over = Some(reason_of_error(&error)),
+            None => self.over = Some(CloseReason::PeerClosed),
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A message is one frame, no less and no more.
+fn whole_frame(codec: &FrameCodec, message: &[u8]) -> Result<(), FrameError> {
+    match codec.find(message)? {
+        Some(found) if found.len == message.len() => Ok(()),
+        _ => Err(FrameError::NotOneFrame { have: message.len() }),
+    }
+}
+
+impl Transport for Messages {
+    fn poll_end(
+        mut self: Pin<&mut Self>,
+        why: &CloseReason,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !std::mem::replace(&mut self.ended, true) {
+            let close = Message::Close(Some(close_frame(why)));
+            // A peer that closed first has its answer already.
+            let _ = Pin::new(&mut self.stream).start_send(close);
+        }
+        // The socket is closed when the peer has answered, which it is waited for.
+        self.poll_flush(cx)
+    }
+
+    fn answers_end(&self) -> bool {
+        true
+    }
+
+    fn taken(&self) -> Option<u64> {
+        self.stream.get_ref().below.taken()
+    }
+
+    fn signs(&mut self) -> Signs {
+        let part = self.over.is_none() && self.stream.get_ref().marks.part() > 0;
+        Signs { alive: std::mem::take(&mut self.alive), part }
+    }
+}
+
+impl AsyncRead for Messages {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let mut waits = false;
+        for _ in 0..RUN {
+            let n = self.incoming.len().min(buf.remaining());
+            buf.put_slice(&self.incoming[..n]);
+            self.incoming.advance(n);
+            if buf.remaining() == 0 || self.over.is_some() {
+                break;
+            }
+            if self.poll_message(cx).is_pending() {
+                waits = true;
+                break;
+            }
+        }
+        if buf.filled().len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        match &self.over {
+            Some(CloseReason::PeerClosed) => Poll::Ready(Ok(())),
+            Some(why) => Poll::Ready(Err(io::Error::other(why.clone()))),
+            None => {
+                if !waits {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Messages {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.unflushed >= WRITE_BUFFER {
+            ready!(self.as_mut().poll_flush(cx))?;
+        }
+        let Self { stream, out_codec, outgoing, unflushed, .. } = &mut *self;
+        let taken = buf.len().min(WRITE_BUFFER);
+        outgoing.extend_from_slice(&buf[..taken]);
+        *unflushed += taken;
+        while let Some(found) = out_codec.find(outgoing).map_err(io::Error::other)? {
+            let frame = outgoing.split_to(found.len).freeze();
+            Pin::new(&mut *stream).start_send(Message::Binary(frame)).map_err(broken)?;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(broken)?;
+        self.unflushed = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream.get_mut().below).poll_shutdown(cx)
+    }
+}
+
+/// Why writing failed: a peer that has sent a close frame takes no more.
+fn broken(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        error => io::Error::new(io::ErrorKind::BrokenPipe, error),
+    }
+}

@@ -1,0 +1,249 @@
+//! The HTTP request that asks for a WebSocket, and its answer.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
+
+use crate::conn::{Conn, HandshakeError};
+use crate::conn_manager::AddError;
+use crate::settings::Settings;
+use crate::transport::{Boxed, Local};
+use crate::unwind::contained;
+
+/// The longest head of a request that is read.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// A request for a WebSocket: what [`Server::ws_auth`](crate::Server::ws_auth) judges.
+#[derive(Debug)]
+pub struct Upgrade(Request<()>);
+
+impl Upgrade {
+    /// The path that is asked for.
+    pub fn path(&self) -> &str {
+        self.0.uri().path()
+    }
+
+    /// What follows the `?` of the path.
+    pub fn query(&self) -> Option<&str> {
+        self.0.uri().query()
+    }
+
+    /// The value of a header, whose name may be written in any case; `None` if there is none, or it is
+    /// no ASCII text. If there are several, the first.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0.headers().get(name)?.to_str().ok()
+    }
+
+    /// The page that connects, if it is one.
+    pub fn origin(&self) -> Option<&str> {
+        self.header("origin")
+    }
+
+    /// The items of a header that is a list, of all headers of that name.
+    fn list(&self, name: HeaderName) -> impl Iterator<Item = &str> {
+        let values = self.0.headers().get_all(name).into_iter();
+        let texts = values.filter_map(|value| value.to_str().ok());
+        texts.flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty())
+    }
+}
+
+/// The subprotocol that a connection speaks, of the setting `ws_subprotocols`: a property of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subprotocol(pub Arc<str>);
+
+/// The application's judgement of requests.
+pub(crate) trait Auth: Send + Sync {
+    fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool>;
+}
+
+impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for F {
+    fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool> {
+        Box::pin(self(upgrade, conn))
+    }
+}
+
+/// What requests must be like.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    subprotocols: Arc<[Arc<str>]>,
+    origins: Arc<[String]>,
+    auth: Option<Arc<dyn Auth>>,
+}
+
+impl Rules {
+    pub(crate) fn new(settings: &Settings, auth: Option<Arc<dyn Auth>>) -> Self {
+        Self {
+            subprotocols: settings
+                .ws_subprotocols
+                .iter()
+                .map(|name| name.as_str().into())
+                .collect(),
+            origins: settings.ws_origins.as_slice().into(),
+            auth,
+        }
+    }
+
+    /// The answer to a request at an endpoint with this path.
+    pub(super) async fn answer(
+        &self,
+        path: &str,
+        request: Request<()>,
+        conn: &Conn,
+    ) -> Result<Response<()>, Rejected> {
+        if !(path.is_empty() || path == request.uri().path()) {
+            return Err(Rejected::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
+        }
+        let mut response = create_response(&request).map_err(|error| Rejected::bad(&error))?;
+        let upgrade = Upgrade(request);
+        let may = |origin: &str| self.origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
+        if !self.origins.is_empty() && upgrade.origin().is_some_and(|origin| !may(origin)) {
+            return Err(Rejected::new(
+                StatusCode::FORBIDDEN,
+                "pages of this origin may not connect",
+            ));
+        }
+        if !self.admits(&upgrade, conn).await? {
+            return Err(Rejected::new(StatusCode::UNAUTHORIZED, "not authorized"));
+        }
+        let offers =
+            |own: &str| upgrade.list(header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == own);
+        if let Some(spoken) = self.subprotocols.iter().find(|own| offers(own))
+            && let Ok(value) = HeaderValue::from_str(spoken)
+        {
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+            conn.set_property(Subprotocol(Arc::clone(spoken)));
+        }
+        Ok(response)
+    }
+
+    /// What the application says of a request. A panic of it is an answer, too.
+    async fn admits(&self, upgrade: &Upgrade, conn: &Conn) -> Result<bool, Rejected> {
+        let Some(auth) = &self.auth else { return Ok(true) };
+        let mut judging = contained(|| auth.admits(upgrade, conn));
+        let judged = std::future::poll_fn(|cx| {
+            let polled =
+                judging.as_mut().and_then(|judging| contained(|| judging.as_mut().poll(cx)));
+            match polled {
+                Some(polled) => polled.map(Some),
+                None => std::task::Poll::Ready(None),
+            }
+        });
+        let judged = judged.await;
+        let _ = contained(|| drop(judging));
+        judged.ok_or_else(|| {
+            Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, "the authentication panicked")
+        })
+    }
+}
+
+/// A request that does not lead to a WebSocket.
+pub(super) struct Rejected {
+    status: StatusCode,
+    pub(super) why: String,
+}
+
+impl Rejected {
+    fn new(status: StatusCode, why: impl Into<String>) -> Self {
+        Self { status, why: why.into() }
+    }
+
+    fn bad(error: &Error) -> Self {
+        use ProtocolError as P;
+        let status = match error {
+            Error::Protocol(P::WrongHttpMethod) => StatusCode::METHOD_NOT_ALLOWED,
+            Error::Protocol(P::WrongHttpVersion) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Error::Protocol(
+                P::MissingConnectionUpgradeHeader
+                | P::MissingUpgradeWebSocketHeader
+                | P::MissingSecWebSocketVersionHeader,
+            ) => StatusCode::UPGRADE_REQUIRED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
+    }
+
+    /// For a peer that is not admitted, before its request is looked at.
+    pub(super) fn not_admitted(why: &AddError) -> Self {
+        let status = match why {
+            AddError::Denied(_) => StatusCode::FORBIDDEN,
+            AddError::TooManyOfIp { .. } => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, why.to_string())
+    }
+
+    pub(super) fn response(&self) -> Response<()> {
+        let mut response = Response::new(());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CONTENT_LENGTH, self.why.len().into());
+        match self.status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<Rejected> for HandshakeError {
+    fn from(Rejected { status, why }: Rejected) -> Self {
+        Self::Http { status: status.as_u16(), why }
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("auth", &self.auth.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// Reads the head of a request, and answers what came after it.
+pub(super) async fn read_head(
+    below: &mut Boxed,
+) -> io::Result<(Result<Request<()>, Rejected>, BytesMut)> {
+    let mut read = BytesMut::new();
+    loop {
+        match Request::try_parse(&read) {
+            Ok(Some((len, head))) => return Ok((Ok(head), read.split_off(len))),
+            Ok(None) if read.len() < MAX_HEAD => {}
+            Ok(None) => {
+                let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                return Ok((Err(Rejected::new(status, why)), read));
+            }
+            Err(error) => return Ok((Err(Rejected::bad(&error)), read)),
+        }
+        read.reserve(1024);
+        if below.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Sends an answer, and sees it written.
+pub(super) async fn send(below: &mut Boxed, head: &Response<()>, body: &str) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    write_response(&mut bytes, head).map_err(io::Error::other)?;
+    bytes.extend_from_slice(body.as_bytes());
+    below.write_all(&bytes).await?;
+    below.flush().await
+}
