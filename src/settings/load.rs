@@ -293,7 +293,14 @@ fn plain_reason(key: &str, kind: &ValueKind) -> Option<String> {
                 Some(text.parse::<Endpoint>().err()?.to_string())
             }
             ValueKind::String(text) => Some(text.parse::<Network>().err()?.to_string()),
-            other => Some(format!("must be a list of texts, not of {}", described(other))),
+            other => {
+                let what = match key {
+                    "listen" => "endpoints",
+                    "ws_origins" | "ws_subprotocols" => "texts",
+                    _ => "networks",
+                };
+                Some(format!("must be a list of {what}, not of {}", described(other)))
+            }
         }),
         ValueKind::I64(number) if *number < 0 => {
             Some(format!("must not be negative, as {number} is"))

@@ -201,13 +201,58 @@ fn g17_every_setting_can_be_changed_by_the_environment() {
         ("notice_ms", "26"),
         ("allow", "10.0.0.0/8, ::1"),
         ("deny", "10.1.2.3"),
+        ("listen", "tcp://127.0.0.1:1, tcp://[::1]:2"),
+        ("handshake_deadline_ms", "27"),
+        ("tls_cert", "cert.pem"),
+        ("tls_key", "key.pem"),
+        ("tls_client_ca", "ca.pem"),
+        ("tls_client_cert", "optional"),
+        ("ws_subprotocols", "one, two"),
+        ("ws_origins", "https://example.com"),
     ];
     // Places can be reserved only where no dial waits.
     let other = [("reserved_conn", "1"), ("reserved_for", "127.0.0.1")];
+    // Refused, if the program cannot do it.
+    let balancers = ("proxy_from", "10.0.0.0/8");
     let all = serde_json::to_value(Settings::default()).unwrap();
-    assert_eq!(all.as_object().unwrap().len(), changed.len() + other.len(), "one is not tested");
+    let tested = changed.len() + other.len() + 1;
+    assert_eq!(all.as_object().unwrap().len(), tested, "one is not tested");
     changed_by_environment(&changed);
     changed_by_environment(&other);
+    if cfg!(feature = "proxy") {
+        changed_by_environment(&[balancers]);
+    } else {
+        assert_file_error("proxy_from: [10.0.0.0/8]", "out of range", &["`proxy`"]);
+    }
+}
+
+#[test]
+fn g17_an_endpoint_is_a_url_that_this_program_can_serve() {
+    for (text, names) in [
+        ("listen: 127.0.0.1:7777", "tcp://"),
+        ("listen: ['http://127.0.0.1:80']", "tcp://"),
+        ("listen: ['tcp://127.0.0.1']", "no port"),
+        ("listen: [['tcp://127.0.0.1:1']]", "endpoints"),
+    ] {
+        assert_file_error(text, "wrong type", &["`listen`", names]);
+    }
+    let tls = "listen: ['tls://127.0.0.1:1']";
+    let ws = "listen: ['ws://127.0.0.1:1/game']";
+    if cfg!(feature = "tls") {
+        assert_file_error(tls, "out of range", &["`tls_cert`", "PEM"]);
+        let cert = format!("{tls}\ntls_cert: cert.pem");
+        assert_file_error(&cert, "out of range", &["`tls_key`", "PEM"]);
+        // Whether they are good is seen when the server starts.
+        load(&format!("{cert}\ntls_key: key.pem"), &[]).settings();
+    } else {
+        assert_file_error(tls, "out of range", &["tls://127.0.0.1:1", "feature `tls`"]);
+    }
+    if cfg!(feature = "ws") {
+        load(ws, &[]).settings();
+    } else {
+        assert_file_error(ws, "out of range", &["ws://127.0.0.1:1/game", "feature `ws`"]);
+    }
+    assert_file_error("ws_origins: [example.com]", "out of range", &["`ws_origins`", "https://"]);
 }
 
 fn changed_by_environment(changed: &[(&'static str, &'static str)]) {
