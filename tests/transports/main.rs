@@ -1,0 +1,12 @@
+//! What the transports do that is theirs alone. What all of them must do is in `tests/guarantees`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail by panicking, too
+
+mod listeners;
+#[cfg(feature = "proxy")]
+mod proxy;
+mod support;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "ws")]
+mod websocket;
