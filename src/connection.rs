@@ -362,8 +362,8 @@ impl Actor for Connection {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        // Ended before it began, by a ClearConn, say: the application never hears of it.
-        if !self.conn().is_closed() {
+        // Ended before it began, by a ClearConn or in its handshake: the application never hears of it.
+        if !self.conn().is_closed() && self.link.is_connected() {
             self.started = true;
             self.local.hooks.start(&self.link.conn);
             self.key = Some(self.local.add(Rc::clone(&self.link)));

@@ -52,6 +52,11 @@ impl Link {
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
+    /// Whether there is a transport.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.io.borrow().transport.is_some()
+    }
+
     /// Reads once into `reader`; 0 bytes if the socket is closed.
     pub(crate) fn poll_fill(
         &self,

@@ -40,7 +40,7 @@ async fn endpoints_share_the_limit_the_ids_the_broadcasts_and_clear_conn() {
         assert_eq!(client.recv().await, Some(Frame::new(9, "news")));
     }
     assert_eq!(handle.clear_conn().await, 2);
-    assert_eq!(watched.hooks(), [CloseReason::Cleared, CloseReason::Cleared]);
+    assert_eq!(*watched.hooks.lock().unwrap(), [CloseReason::Cleared, CloseReason::Cleared]);
     watched.server.stop().await.unwrap();
 }
 

@@ -28,7 +28,8 @@ pub(crate) struct Watched {
     pub(crate) server: TestServer,
     started: UnboundedReceiver<Conn>,
     removed: UnboundedReceiver<CloseReason>,
-    hooks: Arc<Mutex<Vec<CloseReason>>>,
+    /// What the stop hook was called with so far.
+    pub(crate) hooks: Arc<Mutex<Vec<CloseReason>>>,
 }
 
 impl Watched {
@@ -66,11 +67,6 @@ impl Watched {
     /// Why the next connection ended, hooks or not.
     pub(crate) async fn removed(&mut self) -> CloseReason {
         within(self.removed.recv()).await.unwrap()
-    }
-
-    /// What the stop hook was called with so far.
-    pub(crate) fn hooks(&self) -> Vec<CloseReason> {
-        self.hooks.lock().unwrap().clone()
     }
 }
 

@@ -1,1 +1,329 @@
+//! TLS: certificates, those of clients, and files that are no good.
 
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, CertifiedIssuer, CertifiedKey, DnType, KeyPair};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use zinxide::testing::{TestClient, within};
+use zinxide::{
+    ClientCert, CloseReason, Frame, HandshakeError, PeerCertificates, Scheme, Server, ServerError,
+    Settings, TlsError,
+};
+
+use super::support::{ECHO, Watched, at, frame};
+
+/// PEM files of one test.
+struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    /// A folder of this name, with a certificate and its key.
+    fn new(test: &str) -> Self {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{test}"));
+        fs::create_dir_all(&folder).unwrap();
+        let files = Self { folder };
+        files.renew();
+        files
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.join(name), text).unwrap();
+    }
+
+    /// Another certificate in place of the one that was there.
+    fn renew(&self) {
+        let CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        self.write("cert.pem", &cert.pem());
+        self.write("key.pem", &signing_key.serialize_pem());
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            tls_cert: self.path("cert.pem"),
+            tls_key: self.path("key.pem"),
+            ..at(&["tls://127.0.0.1:0"])
+        }
+    }
+
+    /// A client that trusts the certificate that is there now, and shows this one of its own.
+    fn connector(&self, own: Option<(&str, &str)>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            None => config.with_no_client_auth(),
+            Some((cert, key)) => {
+                let cert = CertificateDer::from_pem_file(self.path(cert)).unwrap();
+                let key = PrivateKeyDer::from_pem_file(self.path(key)).unwrap();
+                config.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
+        Arc::new(config).into()
+    }
+
+    async fn dial(&self, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        dial(self.connector(None), port).await
+    }
+
+    /// An authority of this name, and a client's certificate from it.
+    fn client(&self, authority: &str) {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, authority);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["client".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &issuer).unwrap();
+        self.write(&format!("{authority}.pem"), &issuer.pem());
+        self.write(&format!("{authority}-client.pem"), &cert.pem());
+        self.write(&format!("{authority}-client-key.pem"), &key.serialize_pem());
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn dial(connector: TlsConnector, port: u16) -> io::Result<TlsStream<TcpStream>> {
+    let socket = within(TcpStream::connect(("127.0.0.1", port))).await?;
+    within(connector.connect("localhost".try_into().unwrap(), socket)).await
+}
+
+async fn echo(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    let sent = frame(ECHO, b"there and back");
+    stream.write_all(&sent).await?;
+    let mut received = vec![0; sent.len()];
+    within(stream.read_exact(&mut received)).await?;
+    assert_eq!(received, sent);
+    Ok(())
+}
+
+#[actix::test]
+async fn frames_travel_in_tls_and_the_connection_knows_it() {
+    let files = Files::new("frames");
+    let mut watched = Watched::start(files.settings()).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert_eq!(watched.started().await.scheme(), Scheme::Tls);
+    stream.shutdown().await.unwrap();
+    assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_peer_that_closes_its_socket_without_a_word_of_tls_has_closed() {
+    let files = Files::new("eof");
+    let mut watched = Watched::start(files.settings()).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    stream.write_all(&frame(ECHO, b"x")).await.unwrap();
+    stream.get_mut().0.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    within(stream.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, frame(ECHO, b"x"), "what it sent before is answered");
+    assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn what_is_no_tls_ends_as_a_failed_handshake_without_hooks() {
+    let files = Files::new("plain");
+    let mut watched = Watched::start(files.settings()).await;
+    let mut client = TestClient::connect(watched.server.addr()).await;
+    client.send_bytes(b"GET / HTTP/1.1\r\n\r\n").await;
+    let why = watched.removed().await;
+    assert!(matches!(why, CloseReason::Handshake(HandshakeError::Tls(_))), "{why}");
+    drop(TestClient::connect(watched.server.addr()).await);
+    let why = watched.removed().await;
+    assert_eq!(why, CloseReason::Handshake(HandshakeError::PeerClosed));
+    let mut other = files.dial(watched.port(0)).await.unwrap();
+    echo(&mut other).await.unwrap();
+    assert!(watched.hooks.lock().unwrap().is_empty(), "nothing stopped that had started");
+    let stats = watched.server.handle().stats();
+    assert_eq!((stats.endings.handshake, stats.admitted), (2, 3));
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handshake_has_a_deadline_and_holds_nobody_up() {
+    let files = Files::new("late");
+    let mut settings = files.settings();
+    settings.handshake_deadline_ms = 300;
+    settings.worker_pool_size = 1;
+    let mut watched = Watched::start(settings).await;
+    let mut silent = TestClient::connect(watched.server.addr()).await;
+    echo(&mut files.dial(watched.port(0)).await.unwrap()).await.unwrap();
+    assert_eq!(silent.recv().await, None);
+    loop {
+        match watched.removed().await {
+            CloseReason::Handshake(why) => break assert_eq!(why, HandshakeError::Late),
+            other => assert_eq!(other, CloseReason::PeerClosed),
+        }
+    }
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn clear_conn_and_a_stop_end_handshakes_at_once() {
+    let files = Files::new("clear");
+    let mut watched = Watched::start(files.settings()).await;
+    let mut silent = TestClient::connect(watched.server.addr()).await;
+    let handle = watched.server.handle().clone();
+    while handle.connections().len() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(within(handle.clear_conn()).await, 1);
+    assert_eq!(watched.removed().await, CloseReason::Cleared);
+    assert_eq!(silent.recv().await, None);
+    let mut silent = TestClient::connect(watched.server.addr()).await;
+    while handle.connections().len() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let report = watched.server.stop().await.unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(silent.recv().await, None);
+    assert!(watched.hooks.lock().unwrap().is_empty());
+}
+
+#[actix::test]
+async fn a_client_without_the_certificate_that_it_needs_is_not_let_in() {
+    let files = Files::new("required");
+    files.client("known");
+    files.client("unknown");
+    let settings = Settings { tls_client_ca: files.path("known.pem"), ..files.settings() };
+    let mut watched = Watched::start(settings).await;
+    let port = watched.port(0);
+    for own in [None, Some(("unknown-client.pem", "unknown-client-key.pem"))] {
+        let met = async { echo(&mut dial(files.connector(own), port).await?).await };
+        met.await.unwrap_err();
+        let why = watched.removed().await;
+        assert!(matches!(why, CloseReason::Handshake(HandshakeError::Tls(_))), "{why}");
+    }
+    let own = Some(("known-client.pem", "known-client-key.pem"));
+    echo(&mut dial(files.connector(own), port).await.unwrap()).await.unwrap();
+    let shown = watched.started().await.property::<PeerCertificates>().unwrap();
+    let known = CertificateDer::from_pem_file(files.path("known-client.pem")).unwrap();
+    assert_eq!(shown.leaf(), Some(known.as_ref()));
+    assert_eq!(shown.chain().count(), 1);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_certificate_of_the_client_may_be_optional() {
+    let files = Files::new("optional");
+    files.client("known");
+    files.client("unknown");
+    let settings = Settings {
+        tls_client_ca: files.path("known.pem"),
+        tls_client_cert: ClientCert::Optional,
+        ..files.settings()
+    };
+    let mut watched = Watched::start(settings).await;
+    let port = watched.port(0);
+    echo(&mut files.dial(port).await.unwrap()).await.unwrap();
+    assert_eq!(watched.started().await.property::<PeerCertificates>(), None);
+    let own = Some(("unknown-client.pem", "unknown-client-key.pem"));
+    let met = async { echo(&mut dial(files.connector(own), port).await?).await };
+    met.await.expect_err("one of another root is worse than none");
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn certificates_are_changed_without_a_restart() {
+    let files = Files::new("reload");
+    let watched = Watched::start(files.settings()).await;
+    let (handle, port) = (watched.server.handle().clone(), watched.port(0));
+    let mut before = files.dial(port).await.unwrap();
+    let old = files.connector(None);
+    files.renew();
+    files.dial(port).await.expect_err("the new one is not in use");
+
+    handle.reload_tls().unwrap();
+    echo(&mut files.dial(port).await.unwrap()).await.unwrap();
+    dial(old, port).await.expect_err("the old one is in use no more");
+    echo(&mut before).await.expect("connections that were there stay");
+
+    files.write("key.pem", "nothing of the kind");
+    let error = handle.reload_tls().unwrap_err();
+    assert!(matches!(error, TlsError::File { key: "tls_key", .. }), "{error}");
+    echo(&mut files.dial(port).await.unwrap()).await.expect("the good one stays in use");
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_server_without_tls_has_nothing_to_reload() {
+    let watched = Watched::start(at(&["tcp://127.0.0.1:0"])).await;
+    assert!(matches!(watched.server.handle().reload_tls(), Err(TlsError::Unused)));
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_file_that_is_no_good_is_an_error_at_the_start_that_names_it() {
+    let files = Files::new("bad");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    files.write("other-key.pem", &other.signing_key.serialize_pem());
+    files.write("empty.pem", "");
+    let cut = fs::read_to_string(files.path("cert.pem")).unwrap().replace("-----END", "");
+    files.write("cut.pem", &cut);
+    for (key, file, says) in [
+        ("tls_cert", "nowhere.pem", "No such file"),
+        ("tls_cert", "empty.pem", "no certificate"),
+        ("tls_cert", "key.pem", "no certificate"),
+        ("tls_cert", "cut.pem", "end"),
+        ("tls_key", "nowhere.pem", "No such file"),
+        ("tls_key", "cert.pem", "no private key"),
+        ("tls_key", "other-key.pem", ""),
+        ("tls_client_ca", "nowhere.pem", "No such file"),
+        ("tls_client_ca", "key.pem", "no certificate"),
+    ] {
+        let mut settings = files.settings();
+        let path = files.path(file);
+        match key {
+            "tls_cert" => settings.tls_cert = path.clone(),
+            "tls_key" => settings.tls_key = path.clone(),
+            _ => settings.tls_client_ca = path.clone(),
+        }
+        let error = Server::new(settings).bind().await.map(drop).unwrap_err();
+        assert!(matches!(error, ServerError::Tls(_)), "{error}");
+        let error = error.to_string();
+        let names = if says.is_empty() { "tls_key" } else { &path };
+        assert!(error.contains(key) && error.contains(names), "{error}");
+        assert!(error.to_lowercase().contains(&says.to_lowercase()), "{error}");
+    }
+}
+
+#[actix::test]
+async fn a_peer_that_is_not_admitted_is_told_so_in_tls() {
+    let files = Files::new("refused");
+    let mut settings = files.settings();
+    settings.max_conn = 1;
+    let server = Server::new(settings).refusal(|why| Some(Frame::new(9, why.to_string())));
+    let watched = Watched::serve(server).await;
+    let mut first = files.dial(watched.port(0)).await.unwrap();
+    echo(&mut first).await.unwrap();
+    let mut second = files.dial(watched.port(0)).await.unwrap();
+    let mut told = Vec::new();
+    within(second.read_to_end(&mut told)).await.unwrap();
+    assert_eq!(told, frame(9, b"the server is full: 1 connections"));
+    watched.server.stop().await.unwrap();
+}
