@@ -220,7 +220,8 @@ async fn a_client_without_the_certificate_that_it_needs_is_not_let_in() {
         assert!(matches!(why, CloseReason::Handshake(HandshakeError::Tls(_))), "{why}");
     }
     let own = Some(("known-client.pem", "known-client-key.pem"));
-    echo(&mut dial(files.connector(own), port).await.unwrap()).await.unwrap();
+    let mut client = dial(files.connector(own), port).await.unwrap();
+    echo(&mut client).await.unwrap();
     let shown = watched.started().await.property::<PeerCertificates>().unwrap();
     let known = CertificateDer::from_pem_file(files.path("known-client.pem")).unwrap();
     assert_eq!(shown.leaf(), Some(known.as_ref()));
@@ -240,7 +241,8 @@ async fn a_certificate_of_the_client_may_be_optional() {
     };
     let mut watched = Watched::start(settings).await;
     let port = watched.port(0);
-    echo(&mut files.dial(port).await.unwrap()).await.unwrap();
+    let mut client = files.dial(port).await.unwrap();
+    echo(&mut client).await.unwrap();
     assert_eq!(watched.started().await.property::<PeerCertificates>(), None);
     let own = Some(("unknown-client.pem", "unknown-client-key.pem"));
     let met = async { echo(&mut dial(files.connector(own), port).await?).await };
