@@ -1,5 +1,7 @@
 //! TLS under frames, by rustls.
 
+mod records;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -15,10 +17,11 @@ use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Boxed, Layer, Local, Refused, Transport};
+use super::{Boxed, Layer, Local, Refused, Signs, Transport};
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::settings::{ClientCert, Settings};
+use records::Records;
 
 /// What a connection keeps of what its peer does not take, beside its outbox: two records.
 const KEPT: usize = 32 * 1024;
@@ -111,7 +114,7 @@ impl ServerTls {
 
     /// Shakes hands.
     async fn encrypt(&self, below: Boxed) -> Result<Encrypted, HandshakeError> {
-        let mut stream = self.acceptor().accept(below).await.map_err(failed)?;
+        let mut stream = self.acceptor().accept(Records::new(below)).await.map_err(failed)?;
         stream.get_mut().1.set_buffer_limit(Some(KEPT));
         Ok(Encrypted(stream.into()))
     }
@@ -225,7 +228,7 @@ pub(crate) async fn connect(
     let name = ServerName::try_from(server_name.to_owned());
     let name = name.map_err(|error| HandshakeError::Tls(error.to_string()))?;
     let connector = TlsConnector::from(Arc::clone(config));
-    let mut stream = connector.connect(name, below).await.map_err(failed)?;
+    let mut stream = connector.connect(name, Records::new(below)).await.map_err(failed)?;
     stream.get_mut().1.set_buffer_limit(Some(KEPT));
     Ok(Box::new(Encrypted(stream.into())))
 }
@@ -239,11 +242,15 @@ fn failed(error: io::Error) -> HandshakeError {
 }
 
 /// A transport in TLS.
-struct Encrypted(TlsStream<Boxed>);
+struct Encrypted(TlsStream<Records>);
 
 impl Transport for Encrypted {
     fn taken(&self) -> Option<u64> {
-        self.0.get_ref().0.taken()
+        self.0.get_ref().0.below.taken()
+    }
+
+    fn signs(&mut self) -> Signs {
+        Signs { alive: false, part: self.0.get_ref().0.part() }
     }
 }
 

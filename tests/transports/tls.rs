@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use zinxide::testing::{TestClient, within};
 use zinxide::{
     ClientCert, CloseReason, Frame, HandshakeError, PeerCertificates, Scheme, Server, ServerError,
-    Settings, TlsError,
+    Settings, Silence, TlsError,
 };
 
 use super::support::{ECHO, Watched, at, frame};
@@ -142,6 +142,19 @@ async fn a_peer_that_closes_its_socket_without_a_word_of_tls_has_closed() {
     within(stream.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(rest, frame(ECHO, b"x"), "what it sent before is answered");
     assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_peer_that_begins_a_record_and_does_not_end_it_is_closed() {
+    let files = Files::new("record");
+    let settings = Settings { frame_deadline_ms: 200, ..files.settings() };
+    let mut watched = Watched::start(settings).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    echo(&mut stream).await.unwrap();
+    // The header of a record of 100 bytes, and 3 of them.
+    stream.get_mut().0.write_all(&[23, 3, 3, 0, 100, 1, 2, 3]).await.unwrap();
+    assert_eq!(watched.removed().await, CloseReason::Silent(Silence::Frame));
     watched.server.stop().await.unwrap();
 }
 

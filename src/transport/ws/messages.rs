@@ -119,7 +119,9 @@ impl Transport for Messages {
     }
 
     fn signs(&mut self) -> Signs {
-        let part = self.over.is_none() && self.stream.get_ref().marks.part() > 0;
+        let wire = self.stream.get_mut();
+        let begun = wire.below.signs().part || wire.marks.part() > 0;
+        let part = self.over.is_none() && begun;
         Signs { alive: std::mem::take(&mut self.alive), part }
     }
 }

@@ -1,0 +1,94 @@
+//! Where a peer is in the records that it sends: between two, or inside one.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::transport::Boxed;
+
+/// Type, version and length.
+const HEADER: usize = 5;
+
+/// A transport whose input is followed: rustls does not tell a record that has begun from none at all,
+/// and a peer may not take for ever to send one.
+pub(super) struct Records {
+    pub(super) below: Boxed,
+    header: [u8; HEADER],
+    have: usize,
+    /// How much of the record's payload is still to come.
+    payload: usize,
+}
+
+impl Records {
+    pub(super) fn new(below: Boxed) -> Self {
+        Self { below, header: [0; HEADER], have: 0, payload: 0 }
+    }
+
+    /// Whether a record has begun and is not complete.
+    pub(super) fn part(&self) -> bool {
+        self.have > 0 || self.payload > 0
+    }
+
+    fn follow(&mut self, mut come: &[u8]) {
+        while let Some((&byte, rest)) = come.split_first() {
+            if self.payload > 0 {
+                let n = come.len().min(self.payload);
+                self.payload -= n;
+                come = &come[n..];
+                continue;
+            }
+            self.header[self.have] = byte;
+            self.have += 1;
+            come = rest;
+            if self.have == HEADER {
+                self.have = 0;
+                self.payload = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+            }
+        }
+    }
+}
+
+impl AsyncRead for Records {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.below).poll_read(cx, buf))?;
+        self.follow(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Records {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.below).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.below).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.below.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_shutdown(cx)
+    }
+}
