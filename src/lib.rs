@@ -1,4 +1,4 @@
-//! An actor-model TCP server library on actix: framed connections, messages routed by id,
+//! An actor-model server library on actix: framed connections over TCP, TLS and WebSocket, messages routed by id,
 //! connection management, and back-pressure end to end.
 //!
 //! A [`Server`] listens. Each peer that the [`ConnManager`] admits gets a [`Connection`] actor, which
