@@ -43,7 +43,8 @@ pub(crate) use local::Local;
 /// very removal is not waited for in vain.
 const HANDLER_GRACE: Duration = Duration::from_millis(50);
 
-/// How long a peer in the middle of a talk is waited for to close its side.
+/// How long a peer in the middle of a talk is waited for to close its side; but not for most of the
+/// drain deadline, since nothing is lost if it does not.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// Ends a connection as [`Conn::stop`] does.
@@ -259,7 +260,8 @@ impl Connection {
             return Poll::Ready(());
         }
         if !self.deadlines.is_set(Due::Linger) {
-            self.deadlines.set(Due::Linger, LINGER);
+            let drain = self.conn().shared().limits.drain_deadline;
+            self.deadlines.set(Due::Linger, LINGER.min(drain * 3 / 5));
         }
         Poll::Pending
     }

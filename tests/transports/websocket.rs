@@ -172,6 +172,23 @@ async fn what_is_not_one_frame_in_a_binary_message_is_refused_with_a_code_that_s
 }
 
 #[actix::test]
+async fn a_peer_that_still_sends_is_told_why_it_was_closed() {
+    let mut watched = Watched::start(settings()).await;
+    for _ in 0..20 {
+        let mut client = dial(&watched).await;
+        watched.started().await;
+        // More than is read with its beginning, and more than the kernel holds unread.
+        client.send(Message::binary(vec![0; 50_000])).await.unwrap();
+        assert_eq!(close_code(&mut client).await, 1009);
+        // In order, after its own close frame, and not by a reset.
+        let read = within(client.get_mut().read(&mut [0; 1])).await;
+        assert!(matches!(read, Ok(0)), "{read:?}");
+        watched.removed().await;
+    }
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn every_end_has_its_close_code() {
     let settings = Settings { unrouted: Unrouted::Close, ..settings() };
     let server =

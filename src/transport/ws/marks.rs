@@ -3,6 +3,9 @@
 /// The longest header of a frame.
 const MAX_HEADER: usize = 14;
 
+/// The opcode of close frames.
+const CLOSE: u8 = 8;
+
 /// What ends the head of an HTTP message.
 const END_OF_HEAD: &[u8; 4] = b"\r\n\r\n";
 
@@ -19,6 +22,8 @@ pub(super) struct Marks {
     payload: u64,
     /// The last data frame was not its message's last.
     open: bool,
+    /// A close frame has come.
+    closed: bool,
     /// How many bytes of the message that is not complete have come.
     bytes: usize,
 }
@@ -44,6 +49,11 @@ impl Marks {
     /// How many bytes have come of a message that is not complete; 0 between messages.
     pub(super) fn part(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether the peer has sent a close frame.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
     }
 
     pub(super) fn follow(&mut self, mut come: &[u8]) {
@@ -102,6 +112,7 @@ impl Marks {
             return;
         }
         let (is_last, is_data) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 == 0);
+        self.closed |= self.header[0] & 0x0f == CLOSE;
         // Control frames may stand between those of a message.
         if is_data {
             self.open = !is_last;
@@ -143,6 +154,14 @@ mod tests {
         assert!(marks.part() > 0);
         marks.follow(&[0x80, 0x00]);
         assert_eq!(marks.part(), 0);
+    }
+
+    #[test]
+    fn a_close_frame_is_seen_when_it_is_complete() {
+        let mut marks = Marks::after(&[MASKED, PING, &[0x88, 0x82, 0, 0, 0, 0, 3]].concat());
+        assert!(!marks.closed());
+        marks.follow(&[0xe8]);
+        assert!(marks.closed());
     }
 
     #[test]

@@ -8,11 +8,14 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::WRITE_BUFFER;
 use super::code::{close_frame, reason_of, reason_of_error};
 use super::wire::Wire;
+use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
 use crate::conn::CloseReason;
 use crate::transport::{Signs, Transport};
@@ -33,8 +36,14 @@ pub(super) struct Messages {
     over: Option<CloseReason>,
     /// What has been written of a frame.
     outgoing: BytesMut,
-    /// Bytes written since the last flush that was done.
+    /// What is left of a large frame of which fragments are sent.
+    fragments: Bytes,
+    /// The first of them is.
+    fragmented: bool,
+    /// Bytes given to the library since the last flush that was done.
     unflushed: usize,
+    /// The library has a pong to send.
+    pongs: bool,
     /// The peer is told of the end, or cannot be.
     ended: bool,
     /// Something came that was no frame.
@@ -50,7 +59,10 @@ impl Messages {
             incoming: Bytes::new(),
             over: None,
             outgoing: BytesMut::new(),
+            fragments: Bytes::new(),
+            fragmented: false,
             unflushed: 0,
+            pongs: false,
             ended: false,
             alive: false,
         }
@@ -58,6 +70,12 @@ impl Messages {
 
     /// Takes the next message, or the end.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The library would keep a pong for each ping of a peer that does not take them.
+        if self.pongs {
+            // An error is found by the next read, too.
+            let _ = ready!(Pin::new(&mut self.stream).poll_flush(cx));
+            self.pongs = false;
+        }
         let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) else {
             let wire = self.stream.get_ref();
             if !wire.ended {
@@ -78,12 +96,67 @@ impl Messages {
                 self.over = Some(CloseReason::Protocol(FrameError::Text));
             }
             Some(Ok(Message::Close(frame))) => self.over = Some(reason_of(frame.as_ref())),
-            // The library answers pings.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => self.alive = true,
+            Some(Ok(Message::Ping(_))) => (self.alive, self.pongs) = (true, true),
+            Some(Ok(Message::Pong(_) | Message::Frame(_))) => self.alive = true,
             Some(Err(error)) => self.over = Some(reason_of_error(&error)),
             None => self.over = Some(CloseReason::PeerClosed),
         }
         Poll::Ready(())
+    }
+
+    /// Reads a peer's last bytes away, whatever they are, up to its close frame. The peer is owed
+    /// the time to read why it was closed; the library, which has found an error, reads no more.
+    fn poll_rest(&mut self, buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = self.stream.get_mut();
+        if !wire.ended && !wire.marks.closed() {
+            let read = Pin::new(&mut *wire).poll_read(cx, buf);
+            if read.is_ready() || !wire.ended {
+                return read;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the library what is written, when it has not much.
+    ///
+    /// A large frame goes in fragments of its message: the library never gives the memory back that
+    /// it needed for the largest.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            while !self.fragments.is_empty() {
+                if self.unflushed >= WRITE_BUFFER {
+                    ready!(self.poll_flush_stream(cx))?;
+                }
+                let n = self.fragments.len().min(WRITE_BUFFER);
+                let last = n == self.fragments.len();
+                let data = if self.fragmented { Data::Continue } else { Data::Binary };
+                let fragment = self.fragments.split_to(n);
+                let fragment = Frame::message(fragment, OpCode::Data(data), last);
+                self.unflushed += n;
+                self.fragmented = !last;
+                self.start_send(Message::Frame(fragment))?;
+            }
+            let found = self.out_codec.find(&self.outgoing).map_err(io::Error::other)?;
+            let Some(Found { len, .. }) = found else { return Poll::Ready(Ok(())) };
+            let frame = self.outgoing.split_to(len).freeze();
+            if len > WRITE_BUFFER {
+                self.fragments = frame;
+            } else {
+                self.unflushed += len;
+                self.start_send(Message::Binary(frame))?;
+            }
+        }
+    }
+
+    fn start_send(&mut self, message: Message) -> io::Result<()> {
+        Pin::new(&mut self.stream).start_send(message).map_err(broken)
+    }
+
+    fn poll_flush_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(broken)?;
+        self.unflushed = 0;
+        self.pongs = false;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -104,10 +177,10 @@ impl Transport for Messages {
         if !std::mem::replace(&mut self.ended, true) {
             let close = Message::Close(Some(close_frame(why)));
             // A peer that closed first has its answer already.
-            let _ = Pin::new(&mut self.stream).start_send(close);
+            let _ = self.start_send(close);
         }
         // The socket is closed when the peer has answered, which it is waited for.
-        self.poll_flush(cx)
+        self.poll_flush_stream(cx)
     }
 
     fn answers_end(&self) -> bool {
@@ -151,6 +224,7 @@ impl AsyncRead for Messages {
         }
         match &self.over {
             Some(CloseReason::PeerClosed) => Poll::Ready(Ok(())),
+            Some(CloseReason::Protocol(_)) if self.ended => self.poll_rest(buf, cx),
             Some(why) => Poll::Ready(Err(io::Error::other(why.clone()))),
             None => {
                 if !waits {
@@ -168,24 +242,26 @@ impl AsyncWrite for Messages {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_send(cx))?;
         if self.unflushed >= WRITE_BUFFER {
-            ready!(self.as_mut().poll_flush(cx))?;
+            ready!(self.poll_flush_stream(cx))?;
         }
-        let Self { stream, out_codec, outgoing, unflushed, .. } = &mut *self;
         let taken = buf.len().min(WRITE_BUFFER);
-        outgoing.extend_from_slice(&buf[..taken]);
-        *unflushed += taken;
-        while let Some(found) = out_codec.find(outgoing).map_err(io::Error::other)? {
-            let frame = outgoing.split_to(found.len).freeze();
-            Pin::new(&mut *stream).start_send(Message::Binary(frame)).map_err(broken)?;
+        self.outgoing.extend_from_slice(&buf[..taken]);
+        // What has to wait for a flush goes on with it.
+        match self.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(taken)),
         }
-        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(broken)?;
-        self.unflushed = 0;
-        Poll::Ready(Ok(()))
+        ready!(self.poll_send(cx))?;
+        if self.outgoing.is_empty() {
+            // An idle connection holds no memory for it.
+            self.outgoing = BytesMut::new();
+        }
+        self.poll_flush_stream(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
@@ -221,7 +222,19 @@ pub(super) async fn read_head(
     below: &mut Boxed,
 ) -> io::Result<(Result<Request<()>, Rejected>, BytesMut)> {
     let mut read = BytesMut::new();
+    // How much there was when it was parsed last. What comes a byte at a time is not parsed at each.
+    let mut parsed = 0;
     loop {
+        let before = read.len();
+        read.reserve(1024);
+        if below.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let may_end = memmem::find(&read[before.saturating_sub(3)..], b"\r\n\r\n").is_some();
+        if !may_end && read.len() < 2 * parsed {
+            continue;
+        }
+        parsed = read.len();
         match Request::try_parse(&read) {
             Ok(Some((len, head))) => return Ok((Ok(head), read.split_off(len))),
             Ok(None) if read.len() < MAX_HEAD => {}
@@ -231,10 +244,6 @@ pub(super) async fn read_head(
                 return Ok((Err(Rejected::new(status, why)), read));
             }
             Err(error) => return Ok((Err(Rejected::bad(&error)), read)),
-        }
-        read.reserve(1024);
-        if below.read_buf(&mut read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
 }
