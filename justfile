@@ -21,11 +21,15 @@ doc *args:
 
 # Build the examples
 examples:
-    cargo build --examples
+    cargo build --examples --all-features
 
 # Honest clients beside hostile ones, for a minute
 soak *args:
     cargo run --release --example soak -- {{ args }}
+
+# The page of the example ws_page, played in headless Chromium
+browser:
+    tests/browser/run
 
 # Format the code
 fmt:
@@ -42,3 +46,7 @@ server max_conn="3":
 # Its client
 client:
     cargo run --release --example client
+
+# The same application for a browser: open the URL that it prints
+page:
+    cargo run --release --features ws --example ws_page
