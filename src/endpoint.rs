@@ -47,13 +47,15 @@ pub enum Scheme {
     Wss,
 }
 
-/// Where a server listens, by address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a server listens, by address. Its `Display` is the URL of an [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddr {
     /// What is spoken there.
     pub scheme: Scheme,
     /// The address, with the port that the system chose if it was to choose one.
     pub addr: SocketAddr,
+    /// The path of the endpoint.
+    pub path: String,
 }
 
 /// Why a text is no [`Endpoint`].
@@ -93,9 +95,9 @@ impl Scheme {
 }
 
 impl Endpoint {
-    /// Frames on TCP at this host and port.
-    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
-        Self { scheme: Scheme::Tcp, host: host.into(), port, path: String::new() }
+    /// An endpoint without a path.
+    pub fn new(scheme: Scheme, host: impl Into<String>, port: u16) -> Self {
+        Self { scheme, host: host.into(), port, path: String::new() }
     }
 
     /// Host and port, as an address is written.
@@ -176,7 +178,7 @@ impl fmt::Display for Endpoint {
 
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme, self.addr)
+        write!(f, "{}://{}{}", self.scheme, self.addr, self.path)
     }
 }
 

@@ -61,7 +61,7 @@ const TARGET: &str = "zinxide";
 #[expect(missing_docs, reason = "fields that say what they are, in variants that say the rest")]
 pub enum Event<'a> {
     /// The server takes dials.
-    Listening { name: &'a str, at: ListenAddr, max_conn: usize, workers: usize },
+    Listening { name: &'a str, at: &'a ListenAddr, max_conn: usize, workers: usize },
     /// The server takes no more dials until it is resumed; its port is free.
     Suspended { addr: SocketAddr },
     /// The server takes dials again.
@@ -222,7 +222,9 @@ impl fmt::Display for Event<'_> {
                 // What is spoken there goes without saying, if it is the usual.
                 f.write_str(name)?;
                 match at {
-                    ListenAddr { scheme: Scheme::Tcp, addr } => write!(f, " listens on {addr}")?,
+                    ListenAddr { scheme: Scheme::Tcp, addr, .. } => {
+                        write!(f, " listens on {addr}")?
+                    }
                     at => write!(f, " listens on {at}")?,
                 }
                 write!(f, ", max_conn {max_conn}, {workers} workers")

@@ -306,7 +306,7 @@ impl Server {
             rules: Some(Rules::new(&settings, auth)),
         };
         let listeners = listeners::bind(&settings.endpoints(), &layers, &limits.codec)?;
-        let addrs = listeners.iter().map(|listener| listener.at).collect();
+        let addrs = listeners.iter().map(|listener| listener.at.clone()).collect();
 
         let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
         let admission = Admission::new(&settings);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{FrameCodec, WireFormat};
 use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Scheme};
 use crate::event::Events;
 pub use load::SettingsError;
 pub use network::{BadNetwork, Network};
@@ -54,10 +54,11 @@ pub struct Settings {
     /// Whether a client needs a certificate, if there is a `tls_client_ca`.
     pub tls_client_cert: ClientCert,
     /// The subprotocols of `ws` and `wss`, best first: the first that a client offers, too, is
-    /// spoken. Empty for none. Needs the feature `ws`, as the next one does.
+    /// spoken. Empty for none. A client that offers none of them is let in all the same. Needs the
+    /// feature `ws`, as the next one does.
     pub ws_subprotocols: Vec<String>,
-    /// The origins (`https://example.com`) of pages that may connect by `ws` and `wss`; empty for
-    /// all. A client that names no origin is no browser, and may connect.
+    /// The origins of pages that may connect by `ws` and `wss`, as browsers send them
+    /// (`https://example.com`, without a port of 443 or 80; `localhost` is not `127.0.0.1`); empty for all. A client that names no origin is no browser, and may connect.
     pub ws_origins: Vec<String>,
     /// How many connections are admitted at most; at least 1. It can be changed while the server
     /// runs: [`ServerHandle::set_max_conn`](crate::ServerHandle::set_max_conn).
@@ -284,7 +285,7 @@ impl Settings {
     /// Where to listen: `listen`, or else `host` and `tcp_port`.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         if self.listen.is_empty() {
-            vec![Endpoint::tcp(&self.host, self.tcp_port)]
+            vec![Endpoint::new(Scheme::Tcp, &self.host, self.tcp_port)]
         } else {
             self.listen.clone()
         }

@@ -66,7 +66,8 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 
 /// Where connections without a listener come in.
 fn nowhere() -> ListenAddr {
-    ListenAddr { addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), scheme: Scheme::Tcp }
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    ListenAddr { scheme: Scheme::Tcp, addr, path: String::new() }
 }
 
 /// A connection without a socket: what it accepts stays in its outbox. For tests of actors that
@@ -122,7 +123,7 @@ impl TestConnection {
         let nowhere = nowhere();
         let router = Router::new().start();
         let handle = ServerHandle::new(
-            vec![nowhere],
+            vec![nowhere.clone()],
             manager.clone(),
             router,
             connections,

@@ -192,10 +192,9 @@ impl<L: Listen> Acceptor<L> {
         let Reception { manager, limits, next_id, .. } = &*self.reception;
         let at = match local {
             None if !self.at.addr.ip().is_unspecified() => Ok(Arc::clone(&self.at)),
-            local => local.map_or_else(|| stream.local_addr(), Ok).map(|addr| {
-                let ListenAddr { scheme, .. } = *self.at;
-                Arc::new(ListenAddr { scheme, addr })
-            }),
+            local => local
+                .map_or_else(|| stream.local_addr(), Ok)
+                .map(|addr| Arc::new(ListenAddr { addr, ..(*self.at).clone() })),
         };
         let at = match at {
             Ok(at) => at,

@@ -97,7 +97,7 @@ impl BoundServer {
         let (name, events) = (&settings.name, handle.events());
         let (max_conn, threads) = (settings.max_conn, settings.workers());
         for Listener { at, .. } in &listeners {
-            events.emit(Event::Listening { name, at: *at, max_conn, workers: threads });
+            events.emit(Event::Listening { name, at, max_conn, workers: threads });
         }
 
         let manager = handle.conn_manager().clone();

@@ -24,7 +24,7 @@ pub enum ServerError {
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}")]
     Bind {
-        /// Host and port of the settings.
+        /// The endpoint of the settings; of a single one, its host and port.
         addr: String,
         /// Why not.
         source: io::Error,

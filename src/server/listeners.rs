@@ -83,7 +83,7 @@ pub(super) fn bind(
         };
         let socket = resolve(endpoint).and_then(listen).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
-        let at = ListenAddr { scheme: endpoint.scheme, addr };
+        let at = ListenAddr { scheme: endpoint.scheme, addr, path: endpoint.path.clone() };
         Ok(Listener { socket, at, stack: layers.stack(endpoint, codec) })
     };
     endpoints.iter().map(bind).collect()

@@ -113,8 +113,10 @@ impl Settings {
             ),
             (
                 "ws_origins",
-                self.ws_origins.iter().all(|origin| origin.contains("://")),
-                "must be origins, as in https://example.com".into(),
+                self.ws_origins.iter().all(|origin| is_origin(origin)),
+                "must be origins as browsers send them, as in https://example.com: without a path, \
+                 a slash at the end, or the port that goes without saying"
+                    .into(),
             ),
             (
                 "when_full",
@@ -140,6 +142,17 @@ impl Settings {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a browser may send this origin: another spelling would match nothing.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    !host.is_empty() && !host.contains('/') && (usual.is_empty() || !host.ends_with(usual))
 }
 
 /// What is to be said of an endpoint that this program cannot serve.

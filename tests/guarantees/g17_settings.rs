@@ -252,7 +252,11 @@ fn g17_an_endpoint_is_a_url_that_this_program_can_serve() {
     } else {
         assert_file_error(ws, "out of range", &["ws://127.0.0.1:1/game", "feature `ws`"]);
     }
-    assert_file_error("ws_origins: [example.com]", "out of range", &["`ws_origins`", "https://"]);
+    for origin in ["example.com", "https://example.com/", "https://example.com:443", "http://a:80"]
+    {
+        let text = format!("ws_origins: ['{origin}']");
+        assert_file_error(&text, "out of range", &["`ws_origins`", "https://"]);
+    }
 }
 
 fn changed_by_environment(changed: &[(&'static str, &'static str)]) {

@@ -420,7 +420,7 @@ async fn the_best_subprotocol_that_both_know_is_spoken() {
         let asked = ask(port, "/game", &[("sec-websocket-protocol", offered)]).await;
         let conn = watched.started().await;
         let property = conn.property::<Subprotocol>();
-        assert_eq!(property.as_ref().map(|known| &*known.0), spoken);
+        assert_eq!(property.as_ref().map(|known| known.as_str()), spoken);
         match (asked, spoken) {
             (Ok((_, response)), Some(spoken)) => {
                 assert_eq!(response.headers()["sec-websocket-protocol"], spoken);

@@ -58,7 +58,20 @@ impl Upgrade {
 
 /// The subprotocol that a connection speaks, of the setting `ws_subprotocols`: a property of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subprotocol(pub Arc<str>);
+pub struct Subprotocol(Arc<str>);
+
+impl Subprotocol {
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Subprotocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// The application's judgement of requests.
 pub(crate) trait Auth: Send + Sync {
