@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::framing::Framing;
 use crate::codec::{FrameCodec, HEADER_LEN, WireFormat};
 use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
 use crate::event::Events;
@@ -345,6 +346,14 @@ impl Settings {
         }
     }
 
+    /// Frames as `framing` has them, or else as the wire format says.
+    pub(crate) fn codec(&self, framing: Option<Arc<dyn Framing>>) -> FrameCodec {
+        match framing {
+            Some(framing) => FrameCodec::shared(framing, self.max_packet_size),
+            None => FrameCodec::new(self.wire_format, self.max_packet_size),
+        }
+    }
+
     pub(crate) fn limits(&self, events: Arc<Events>) -> Limits {
         let of_outbox = |percent: u8| Unsent {
             frames: percent_of(self.max_msg_chan_len, percent),
@@ -355,7 +364,7 @@ impl Settings {
             (per_second > 0).then(|| Rate { per_second: per_second.into(), burst })
         };
         Limits {
-            codec: FrameCodec::new(self.wire_format, self.max_packet_size),
+            codec: self.codec(None),
             window: self.max_worker_task_len,
             outbox_frames: self.max_msg_chan_len,
             outbox_bytes: self.max_msg_chan_bytes,

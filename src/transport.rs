@@ -6,6 +6,7 @@
 
 mod counted;
 mod endpoint;
+mod tcp;
 
 use std::fmt;
 use std::future::Future;
@@ -21,6 +22,7 @@ use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use counted::Counted;
 pub use endpoint::{BadEndpoint, Endpoint, Scheme};
+pub(crate) use tcp::TcpOptions;
 
 /// A byte stream of whole frames to a peer.
 ///
@@ -68,6 +70,11 @@ pub(crate) struct Signs {
 
 /// A transport of any kind.
 pub(crate) type Boxed = Box<dyn Transport>;
+
+/// A socket for layers to be put on.
+pub(crate) fn below_layers(socket: TcpStream) -> Boxed {
+    Box::new(Counted::new(socket))
+}
 
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -117,7 +124,7 @@ impl Stack {
         socket: TcpStream,
         conn: &Conn,
     ) -> Result<Boxed, HandshakeError> {
-        let mut transport: Boxed = Box::new(Counted::new(socket));
+        let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
         }
@@ -132,7 +139,7 @@ impl Stack {
         why: &AddError,
         frame: Option<&[u8]>,
     ) -> Option<Boxed> {
-        let mut transport: Boxed = Box::new(Counted::new(socket));
+        let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.refuse(transport, why).await?;
         }
