@@ -7,6 +7,10 @@
 mod counted;
 mod endpoint;
 mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(feature = "ws")]
+pub(crate) mod ws;
 
 use std::fmt;
 use std::future::Future;
