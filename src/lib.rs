@@ -94,6 +94,7 @@
 //! | [`framing`] | protocols other than the two built-in formats |
 //! | [`Frame`], [`MsgId`], [`FrameCodec`], [`WireFormat`], [`FrameError`], [`CodecError`] | what is on the wire, for servers and clients |
 //! | [`Event`], [`Stats`], [`Endings`], [`Refusals`] | what happens, and what has happened so far |
+//! | [`client`] | the other end: requests and answers, back-off, an offline queue |
 //! | [`testing`] | the kit for tests of applications |
 //!
 //! The messages of [`ConnManager`] and [`Router`] have short names and live in their modules, and there
@@ -119,6 +120,7 @@
 //!
 //! There are no Cargo features yet.
 
+pub mod client;
 mod codec;
 mod conn;
 pub mod conn_manager;
