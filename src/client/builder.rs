@@ -39,6 +39,7 @@ pub struct ClientBuilder {
     endpoint: Endpoint,
     settings: Settings,
     routes: Vec<(MsgId, Route)>,
+    others: Option<Route>,
     hooks: Hooks,
     observer: Option<Observer>,
     framing: Option<Arc<dyn Framing>>,
@@ -58,6 +59,7 @@ impl ClientBuilder {
             endpoint,
             settings: Settings::default(),
             routes: Vec::new(),
+            others: None,
             hooks: Hooks::default(),
             observer: None,
             framing: None,
@@ -101,6 +103,13 @@ impl ClientBuilder {
     /// [`connect`](Self::connect); one route, cloned, may serve several ids.
     pub fn add_route(mut self, id: MsgId, route: Route) -> Self {
         self.routes.push((id, route));
+        self
+    }
+
+    /// Messages without another route take this one. Events that name the message of a handler actor
+    /// call it 0 if the actor is this route's.
+    pub fn route_others(mut self, route: Route) -> Self {
+        self.others = Some(route);
         self
     }
 
@@ -284,7 +293,7 @@ impl ClientBuilder {
 
         let lives = Lives::default();
         let local = Rc::new(Local::new(Arc::new(hooks), lives.clone()));
-        replies::install(&local.routes, routes, &shared, &surroundings)?;
+        replies::install(&local.routes, routes, self.others, &shared, &surroundings)?;
         watch(&local, &limits.patience);
         // The rules of admission are for peers that dial.
         let admission = Admission::new(&Settings::default());

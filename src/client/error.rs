@@ -15,7 +15,7 @@ use crate::transport::Scheme;
 pub enum ConnectError {
     /// The settings make no sense.
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    Settings(Box<SettingsError>),
     /// Two routes have one id.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -62,6 +62,12 @@ pub enum ConnectError {
     /// The client was closed, or its actix system has ended.
     #[error("the client is closed")]
     Closed,
+}
+
+impl From<SettingsError> for ConnectError {
+    fn from(error: SettingsError) -> Self {
+        Self::Settings(Box::new(error))
+    }
 }
 
 /// Why a request has no answer.

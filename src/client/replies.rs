@@ -21,6 +21,7 @@ use crate::router::{
 pub(super) fn install(
     local: &LocalTable,
     routes: Vec<(MsgId, Route)>,
+    others: Option<Route>,
     shared: &Arc<Shared>,
     surroundings: &Surroundings,
 ) -> Result<(), RouteError> {
@@ -42,7 +43,8 @@ pub(super) fn install(
         }
     }
     local.update(&table, surroundings);
-    local.set_otherwise(Rc::new(Requested { route: None, shared: Arc::clone(shared) }));
+    let route = others.map(|Route(source)| source.install(0, surroundings));
+    local.set_otherwise(Rc::new(Requested { route, shared: Arc::clone(shared) }));
     Ok(())
 }
 

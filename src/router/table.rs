@@ -183,9 +183,9 @@ impl LocalTable {
 
     /// Ends all routes.
     pub(crate) fn clear(&self) {
-        for (_, route) in self.routes.take().into_values() {
-            route.retire();
-        }
+        let routes = self.routes.take();
+        let all = routes.values().map(|(_, route)| route).chain(self.otherwise.get());
+        all.for_each(|route| route.retire());
         self.version.set(self.version.get() + 1);
     }
 }
