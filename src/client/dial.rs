@@ -63,12 +63,17 @@ impl Dialer {
         let unknown = |source| ConnectError::Resolve { host: host.clone(), source };
         let found = lookup_host((host.as_str(), *port)).await.map_err(unknown)?;
         let addrs: Vec<_> = found.collect();
-        // One that does not answer must leave time for the others.
+        // One that does not answer must leave time for the others; the last has what is left.
         let share = self.deadline / u32::try_from(addrs.len().max(1)).unwrap_or(u32::MAX);
         let mut failed = unknown(io::ErrorKind::NotFound.into());
-        for addr in addrs {
-            let dialled = timeout(share, TcpStream::connect(addr)).await;
-            match dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        for (index, &addr) in addrs.iter().enumerate() {
+            let dial = TcpStream::connect(addr);
+            let dialled = if index + 1 < addrs.len() {
+                timeout(share, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                dial.await
+            };
+            match dialled {
                 Ok(socket) => return Ok((socket, addr)),
                 Err(source) => failed = ConnectError::Dial { addr, source },
             }
