@@ -90,13 +90,8 @@ impl Drop for ClientActor {
     }
 }
 
-/// How a connection ended.
-enum End {
-    /// The client is to be closed, and the connection is.
-    Closed,
-    /// For this reason, perhaps before it was up.
-    Lost { why: CloseReason, was_up: bool },
-}
+/// How a connection ended, or why there was none.
+type Lost = Result<CloseReason, ConnectError>;
 
 impl Life {
     async fn run(mut self) {
@@ -109,32 +104,32 @@ impl Life {
                 () = self.closing.notified() => return,
                 dialled = self.dialer.dial() => dialled,
             };
-            let outage = match dialled {
+            let lost = match dialled {
                 Ok(dialled) => {
                     id += 1;
                     let began = Instant::now();
-                    let End::Lost { why, was_up } = self.serve(id, dialled).await else { return };
+                    let Some(lost) = self.serve(id, dialled).await else { return };
                     if began.elapsed() >= STEADY {
                         to_come = pauses(self.backoff);
                     }
-                    if was_up { Outage::Ended(why) } else { failed(ConnectError::Ended(why)) }
+                    lost
                 }
-                Err(error) => failed(error),
+                Err(error) => Err(error),
             };
-            let outage = match (self.first.take(), outage) {
-                (Some(first), Outage::Failed(why)) => {
-                    let why = Arc::into_inner(why).unwrap_or(ConnectError::Closed);
+            let pause = to_come.as_mut().and_then(Iterator::next);
+            let outage = match (lost, self.first.take()) {
+                (Ok(why), _) => Outage::Ended(why),
+                (Err(why), Some(first)) => {
                     // Who has stopped waiting has dropped the client.
                     let _ = first.send(Err(why));
                     return;
                 }
-                (_, outage) => outage,
+                (Err(why), None) => {
+                    let endpoint = &self.shared.endpoint;
+                    self.shared.emit(Event::ConnectFailed { endpoint, why: &why, pause });
+                    Outage::Failed(Arc::new(why))
+                }
             };
-            let pause = to_come.as_mut().and_then(Iterator::next);
-            if let Outage::Failed(why) = &outage {
-                let endpoint = &self.shared.endpoint;
-                self.shared.emit(Event::ConnectFailed { endpoint, why, pause });
-            }
             self.shared.away(outage);
             let Some(pause) = pause else { return };
             tokio::select! {
@@ -145,14 +140,15 @@ impl Life {
         }
     }
 
-    /// From a stream that is ready for frames to the end of its connection.
-    async fn serve(&mut self, id: ConnId, dialled: Dialled) -> End {
+    /// From a stream that is ready for frames to the end of its connection. `None` if the client is to
+    /// be closed, and the connection is.
+    async fn serve(&mut self, id: ConnId, dialled: Dialled) -> Option<Lost> {
         let Dialled { transport, peer, local } = dialled;
         let conn = Conn::new(id, peer, Arc::new(local), Arc::clone(&self.shared.limits));
         let registration = Registration::new(&conn, Arc::clone(&self.manager));
         if !matches!(self.manager.send(Add(conn.clone())).await, Ok(Ok(_))) {
             // A manager that does not admit it, or is gone, has a system that ends.
-            return End::Closed;
+            return None;
         }
         Connection::start_on(Rc::clone(&self.local), conn.clone(), Some(transport), registration);
         let was_up = tokio::select! {
@@ -179,7 +175,8 @@ impl Life {
         self.shared.disconnect(&why);
         // By now the manager has heard of the end and told of it.
         let _ = self.manager.send(Len).await;
-        if closed { End::Closed } else { End::Lost { why, was_up } }
+        let lost = if was_up { Ok(why) } else { Err(ConnectError::Ended(why)) };
+        (!closed).then_some(lost)
     }
 
     async fn keep_flushing(&self, conn: &Conn) -> Infallible {
@@ -198,8 +195,4 @@ impl Life {
             }
         }
     }
-}
-
-fn failed(why: ConnectError) -> Outage {
-    Outage::Failed(Arc::new(why))
 }

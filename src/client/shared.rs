@@ -1,5 +1,6 @@
 //! What the handles of a client and its actor share: where a frame goes, and who waits for an answer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
@@ -13,6 +14,7 @@ use crate::conn::{CloseReason, Conn, Limits, Overflow, Pushed, SendError, Unsent
 use crate::event::Event;
 use crate::frame::{Frame, MsgId};
 use crate::transport::Endpoint;
+use crate::unwind::contained;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -24,6 +26,7 @@ pub(super) struct Shared {
     pub(super) watched: watch::Sender<ClientState>,
     /// Tasks that wait for room in the queue, or for a connection that needs none.
     room: Notify,
+    tickets: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -35,7 +38,6 @@ struct State {
     queue: Queue,
     /// What was asked on the present connection.
     requests: Requests,
-    next_ticket: u64,
     /// Frames were dropped since the last connection.
     dropped: bool,
     /// Nothing is accepted any more.
@@ -93,7 +95,6 @@ impl Shared {
             conn: None,
             queue: Queue::new(bound),
             requests: Requests::default(),
-            next_ticket: 0,
             dropped: false,
             closed: false,
             left: Vec::new(),
@@ -106,6 +107,7 @@ impl Shared {
             runtime: Handle::current(),
             watched,
             room: Notify::const_new(),
+            tickets: AtomicU64::new(1),
             state: Mutex::new(state),
         }
     }
@@ -205,17 +207,16 @@ impl Shared {
         let endpoint = &self.endpoint;
         self.emit(Event::QueueDropped { endpoint, policy: self.when_full, frames, first });
         for Item { frame, asked, .. } in items {
-            if let Some(asked) = asked {
-                // Who does not wait any more has had it back.
-                let _ = asked.tell.send(Err(RequestError::Displaced(frame)));
+            match asked {
+                Some(asked) => bury(|| asked.tell.send(Err(RequestError::Displaced(frame)))),
+                None => bury(|| frame),
             }
         }
     }
 
+    /// A number that no other item has.
     pub(super) fn ticket(&self) -> u64 {
-        let mut state = self.lock();
-        state.next_ticket += 1;
-        state.next_ticket
+        self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Takes an item back if it is in the queue still.
@@ -302,7 +303,7 @@ impl Shared {
             state.requests.enter(asked);
         }
         drop(state);
-        drop(frame);
+        bury(|| frame);
         let _ = conn.settle(pushed, Overflow::DropOldest);
         self.room.notify_waiters();
         Flushed::One
@@ -348,7 +349,7 @@ impl Shared {
                 None => left.push(frame),
                 Some(asked) => {
                     let closed = RequestError::NotAccepted(SendError::Closed(frame));
-                    let _ = asked.tell.send(Err(closed));
+                    bury(|| asked.tell.send(Err(closed)));
                 }
             }
         }
@@ -358,3 +359,12 @@ impl Shared {
         self.room.notify_waiters();
     }
 }
+
+/// Drops what `f` answers: a payload of the application, perhaps, whose drop may panic, where that is
+/// not the fault of whoever runs this.
+fn bury<T>(f: impl FnOnce() -> T) {
+    let _ = contained(|| drop(f()));
+}
+
+#[cfg(test)]
+mod tests;

@@ -160,3 +160,31 @@ async fn a_client_and_a_server_of_the_crate_understand_each_other() {
     assert_eq!(client.endpoint(), &endpoint(server.addr()));
     server.stop().await.unwrap();
 }
+
+#[cfg(feature = "tls")]
+#[actix::test]
+async fn certificates_that_make_no_sense_are_an_error_that_says_which() {
+    use zinxide::client::Tls;
+
+    let start =
+        |tls| Client::builder("tls://localhost:1".parse().unwrap()).tls(tls).no_reconnect().start();
+    let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (chain, key) = (key.cert.pem(), key.signing_key.serialize_pem());
+    for (tls, expected) in [
+        (Tls::new().roots_pem("no certificate"), "the roots"),
+        (Tls::new().roots_pem(key.clone()), "the roots"),
+        (Tls::new().roots_pem(chain.clone()).client_certificate_pem(chain.clone(), "?"), "key"),
+        (
+            Tls::new().roots_pem(chain.clone()).client_certificate_pem("?", key.clone()),
+            "the client's certificate",
+        ),
+    ] {
+        let error = start(tls).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, ConnectError::Tls(_)) && text.contains(expected), "{text}");
+    }
+    let tls = Tls::new().roots_pem(chain.clone()).client_certificate_pem(chain, key.clone());
+    assert!(!format!("{tls:?}").contains(&key));
+    start(tls).unwrap();
+    start(Tls::new().dangerously_accept_any_certificate()).unwrap();
+}

@@ -172,3 +172,25 @@ async fn frames_come_in_order_and_none_is_lost_silently_however_often_the_connec
     assert_eq!(numbers.len() as u64 + stats.frames_cut + left.len() as u64, accepted);
     assert!(stats.admitted >= 20 && numbers.len() > 100, "{} of {accepted}", numbers.len());
 }
+
+#[actix::test]
+async fn a_payload_whose_drop_panics_does_no_harm_to_the_client() {
+    struct Dangerous;
+    impl AsRef<[u8]> for Dangerous {
+        fn as_ref(&self) -> &[u8] {
+            b"1"
+        }
+    }
+    impl Drop for Dangerous {
+        fn drop(&mut self) {
+            panic!("of the test");
+        }
+    }
+    let port = Port::reserve();
+    let client = client(port.endpoint()).start().unwrap();
+    client.send_buffered(1, bytes::Bytes::from_owner(Dangerous)).unwrap();
+    client.send_buffered(1, "2").unwrap();
+    let mut end = port.listen().accept().await;
+    assert_eq!(recv_numbers(&mut end, 2).await, [1, 2]);
+    assert!(within(client.close()).await.is_empty());
+}
