@@ -196,7 +196,8 @@ impl Client {
         }
     }
 
-    /// The present connection; `None` without one, and when it is about to end.
+    /// The present connection; `None` without one, and when it is about to end. Its
+    /// [`stop`](Conn::stop) has the client make another one.
     pub fn conn(&self) -> Option<Conn> {
         self.0.shared.conn()
     }

@@ -81,10 +81,6 @@ impl Dialer {
         Err(failed)
     }
 
-    #[cfg_attr(
-        not(any(feature = "tls", feature = "ws")),
-        expect(clippy::unused_async, reason = "there are no handshakes without these features")
-    )]
     async fn shake_hands(&self, transport: Boxed) -> Result<Boxed, ConnectError> {
         #[cfg(feature = "tls")]
         let transport = match &self.tls {

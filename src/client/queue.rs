@@ -86,15 +86,10 @@ impl Queue {
         !with.exceeds(self.bound)
     }
 
-    /// Gives the item back if there is no room for it.
-    pub(super) fn push(&mut self, item: Item) -> Result<(), Item> {
-        if !self.has_room(item.len) {
-            return Err(item);
-        }
-        self.size.frames += 1;
-        self.size.bytes += item.len;
+    /// Pushes an item for which there [is room](Self::has_room).
+    pub(super) fn push(&mut self, item: Item) {
+        self.grow(&item);
         self.items.push_back(item);
-        Ok(())
     }
 
     /// Pushes an item in place of the oldest. Answers what was dropped: the item itself, if it can
@@ -108,14 +103,13 @@ impl Queue {
         while !self.has_room(item.len) {
             displaced.extend(self.pop());
         }
-        displaced.extend(self.push(item).err());
+        self.push(item);
         displaced
     }
 
     /// Takes back what was just popped.
     pub(super) fn put_back(&mut self, item: Item) {
-        self.size.frames += 1;
-        self.size.bytes += item.len;
+        self.grow(&item);
         self.items.push_front(item);
     }
 
@@ -137,6 +131,11 @@ impl Queue {
     pub(super) fn take(&mut self) -> VecDeque<Item> {
         self.size = Unsent::default();
         std::mem::take(&mut self.items)
+    }
+
+    fn grow(&mut self, item: &Item) {
+        self.size.frames += 1;
+        self.size.bytes += item.len;
     }
 
     fn shrink(&mut self, item: &Item) {
@@ -162,22 +161,25 @@ mod tests {
     #[test]
     fn a_queue_is_bounded_by_frames_and_by_bytes() {
         let mut queue = Queue::new(Unsent { frames: 2, bytes: 100 });
-        assert!(queue.push(item(1, "a")).is_ok() && queue.push(item(2, "b")).is_ok());
-        assert_eq!(queue.push(item(3, "c")).map_err(|item| item.ticket), Err(3));
+        queue.push(item(1, "a"));
+        assert!(queue.has_room(9));
+        queue.push(item(2, "b"));
+        assert!(!queue.has_room(9));
         assert_eq!(queue.size(), Unsent { frames: 2, bytes: 18 });
 
         let mut queue = Queue::new(Unsent { frames: 9, bytes: 18 });
-        assert!(queue.push(item(1, "a")).is_ok() && queue.push(item(2, "b")).is_ok());
-        assert!(queue.push(item(3, "")).is_err());
+        queue.push(item(1, "a"));
+        queue.push(item(2, "b"));
+        assert!(!queue.has_room(8));
         assert_eq!(queue.pop().map(|item| item.ticket), Some(1));
-        assert!(queue.push(item(3, "c")).is_ok());
+        assert!(queue.has_room(9) && !queue.has_room(10));
     }
 
     #[test]
     fn the_oldest_make_room_unless_all_of_them_are_not_enough() {
         let mut queue = Queue::new(Unsent { frames: 3, bytes: 30 });
         for ticket in 1..=3 {
-            assert!(queue.push(item(ticket, "x")).is_ok());
+            queue.push(item(ticket, "x"));
         }
         assert_eq!(tickets(queue.push_displacing(item(4, "twelve bytes"))), [1, 2]);
         let long = "longer than all the room that there is";

@@ -174,16 +174,16 @@ impl Shared {
                 Pushed::Closed => {}
             }
         }
-        match state.queue.push(item) {
-            Ok(()) => Offered::Accepted,
-            Err(item) if displace => {
-                let displaced = state.queue.push_displacing(item);
-                drop(state);
-                self.dropped(displaced);
-                Offered::Accepted
-            }
-            Err(item) => Offered::Full(item, None),
+        if state.queue.has_room(item.len) {
+            state.queue.push(item);
+        } else if displace {
+            let displaced = state.queue.push_displacing(item);
+            drop(state);
+            self.dropped(displaced);
+        } else {
+            return Offered::Full(item, None);
         }
+        Offered::Accepted
     }
 
     /// Done when the queue has room, or is not needed, or nothing is accepted any more.

@@ -128,10 +128,10 @@ async fn frames_come_in_order_and_none_is_lost_silently_however_often_the_connec
                 let sent = match number % 3 {
                     0 => client.send_buffered(1, payload).is_ok(),
                     1 => client.send(1, payload).await.is_ok(),
-                    _ => match client.request(1, payload, 2, Duration::from_millis(1)).await {
-                        Err(RequestError::NotSent(_) | RequestError::NotAccepted(_)) => false,
-                        _ => true,
-                    },
+                    _ => !matches!(
+                        client.request(1, payload, 2, Duration::from_millis(1)).await,
+                        Err(RequestError::NotSent(_) | RequestError::NotAccepted(_))
+                    ),
                 };
                 accepted += u64::from(sent);
                 number += 1;

@@ -40,6 +40,31 @@ async fn what_is_sent_in_between_comes_on_the_next_connection() {
 }
 
 #[actix::test]
+async fn what_a_connection_had_accepted_is_counted_and_not_sent_again() {
+    let (client, end, peer) = pair().await;
+    let conn = client.conn().unwrap();
+    // Until the system takes no more, and the outbox neither.
+    let unsent = loop {
+        while client.send_buffered(1, vec![0; 4096]).is_ok() {}
+        let before = conn.unsent();
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        if conn.unsent() == before {
+            break before.frames as u64;
+        }
+    };
+    end.reset();
+    let mut end = peer.accept().await;
+    connected(&client, 1).await;
+    // Of frames that are written together, some were written.
+    let cut = client.stats().frames_cut;
+    assert!((unsent - 32..=unsent).contains(&cut), "{cut} of {unsent}");
+    client.send(2, "after").await.unwrap();
+    assert_eq!(end.recv().await, Some(Frame::new(2, "after")));
+}
+
+#[actix::test]
 async fn a_server_that_does_not_answer_heartbeats_is_left_for_another_try() {
     let peer = Peer::listen();
     let (tell, told) = mpsc::channel();
