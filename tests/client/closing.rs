@@ -161,3 +161,25 @@ fn a_client_whose_system_has_ended_is_closed() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(Client::close(&client)).is_empty());
 }
+
+#[actix::test]
+async fn a_client_runs_on_the_arbiter_where_it_is_started() {
+    let peer = Peer::listen();
+    let builder = client(peer.endpoint())
+        .route_fn(1, async |_: Inbound| (2, format!("{:?}", std::thread::current().id())));
+    let arbiter = actix::Arbiter::new();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    arbiter.spawn_fn(move || {
+        let id = format!("{:?}", std::thread::current().id());
+        let _ = tell.send((builder.start().unwrap(), id));
+    });
+    let (client, id) = within(told).await.unwrap();
+    let mut end = peer.accept().await;
+    end.send(1, "where?").await;
+    assert_eq!(end.recv().await, Some(Frame::new(2, id)));
+    // Its end is the client's, however it comes.
+    arbiter.stop();
+    within(client.wait_for(ClientState::is_closed)).await;
+    assert_eq!(end.recv().await, None);
+    assert!(client.send_buffered(1, "").is_err());
+}
