@@ -1,41 +1,71 @@
-//! The client of Zinx V0.9: sends message 0 once a second and prints what comes back.
+//! The client of Zinx V0.9: sends message 0 once a second and prints what comes back. It survives a
+//! restart of the server.
 
 #![allow(clippy::print_stdout)] // a program for a terminal
 
 use std::time::Duration;
 
 use clap::Parser;
-use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
-use tokio_util::codec::Framed;
-use zinxide::{Frame, FrameCodec, WireFormat};
+use zinxide::client::Client;
+use zinxide::{Endpoint, Event, Inbound, Route};
 
 #[derive(Parser)]
 struct Options {
-    /// Where the server listens
+    /// Where the server listens: host:port, or an endpoint like tcp://localhost:7777
     #[arg(default_value = "127.0.0.1:7777")]
-    addr: String,
+    endpoint: String,
+    /// Ends after so many messages sent, when each is answered
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let url = if text.contains("://") { text.to_owned() } else { format!("tcp://{text}") };
+    url.parse().map_err(|error| format!("{error}"))
 }
 
 #[actix::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Options { addr } = Options::parse();
+    let options = Options::parse();
     println!("Client Test ... start");
-    let stream = TcpStream::connect(&addr).await.map_err(|error| format!("{addr}: {error}"))?;
-    let mut server = Framed::new(stream, FrameCodec::new(WireFormat::LtvLe, 4096));
-    let mut every_second = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            _ = every_second.tick() => {
-                server.send(Frame::new(0, "Zinx V0.8 Client0 Test Message")).await?;
+    let (received, mut messages) = tokio::sync::mpsc::unbounded_channel();
+    let client = Client::builder(endpoint(&options.endpoint)?)
+        .route_others(Route::function(async move |mut msg: Inbound| {
+            let _ = received.send((msg.id(), msg.take_payload()));
+        }))
+        .on_conn_start(|conn| {
+            if conn.id() > 1 {
+                println!("==> Connected again");
             }
-            frame = server.next() => {
-                let Some(Frame { id, payload }) = frame.transpose()? else {
-                    return Err("the server closed the connection".into());
-                };
+        })
+        .on_conn_stop(|_, why| println!("==> Disconnected: {why}"))
+        .on_event(|event| {
+            if let Event::ConnectFailed { .. } = event {
+                println!("==> {event}");
+            }
+        })
+        .connect()
+        .await
+        .map_err(|error| format!("{}: {error}", options.endpoint))?;
+
+    let (mut sent, mut answered) = (0, 0);
+    let mut every_second = tokio::time::interval(Duration::from_secs(1));
+    while options.count.is_none_or(|count| answered < count) {
+        tokio::select! {
+            _ = every_second.tick(), if options.count.is_none_or(|count| sent < count) => {
+                match client.send_buffered(0, "Zinx V0.8 Client0 Test Message") {
+                    Ok(()) => sent += 1,
+                    Err(error) => println!("==> Not sent: {error}"),
+                }
+            }
+            message = messages.recv() => {
+                let (id, payload) = message.ok_or("the client is closed")?;
                 let (len, data) = (payload.len(), String::from_utf8_lossy(&payload));
                 println!("==> Recv Msg: ID= {id} , len= {len} , data= {data}");
+                answered += u64::from(id == 0);
             }
         }
     }
+    client.close().await;
+    Ok(())
 }

@@ -95,6 +95,11 @@ impl Scheme {
 }
 
 impl Endpoint {
+    /// Frames on TCP at this host and port.
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::new(Scheme::Tcp, host, port)
+    }
+
     /// An endpoint without a path.
     pub fn new(scheme: Scheme, host: impl Into<String>, port: u16) -> Self {
         Self { scheme, host: host.into(), port, path: String::new() }

@@ -26,6 +26,10 @@
 //! | message dropped while its handler actor was down | debug | |
 //! | worker blocked, recovered | error, info | find the handler that blocks its thread |
 //! | worker lost | error | find out who stopped its arbiter |
+//! | client not connected | warn | find out why from the line; it dials again unless it says otherwise |
+//! | client's offline queue full | warn, once an outage | widen it, or send less |
+//! | answer that nobody waits for | debug | |
+//! | client closed | info; with frames in its queue: warn | |
 //! | worker stuck at the end | warn | find the handler that blocks its thread |
 //!
 //! The log target is `zinxide`. A line that is off costs a comparison and formats nothing. What is
@@ -40,9 +44,10 @@ use std::time::Duration;
 
 use log::{Level, error, log};
 
+use crate::client::{ConnectError, WhenQueueFull};
 use crate::conn::{CloseReason, Conn, Excess, Overflow, SendError, Unsent};
 use crate::conn_manager::AddError;
-use crate::endpoint::{ListenAddr, Scheme};
+use crate::endpoint::{Endpoint, ListenAddr, Scheme};
 use crate::frame::MsgId;
 use crate::server::StopReport;
 #[cfg(feature = "tls")]
@@ -53,7 +58,8 @@ pub use stats::{Endings, Refusals, Stats};
 
 const TARGET: &str = "zinxide";
 
-/// Something that happened on a server: what [`Server::on_event`](crate::Server::on_event) is told.
+/// Something that happened on a server or a client: what [`Server::on_event`](crate::Server::on_event) and
+/// [`ClientBuilder::on_event`](crate::client::ClientBuilder::on_event) are told.
 ///
 /// Its `Display` is what the log says.
 #[derive(Debug)]
@@ -142,6 +148,14 @@ pub enum Event<'a> {
     NotAlive { conn: &'a Conn },
     /// A message has no route; `first` for this connection.
     Unrouted { conn: &'a Conn, message: MsgId, first: bool },
+    /// A client is not connected, and dials again after this pause; `None` if it gives up.
+    ConnectFailed { endpoint: &'a Endpoint, why: &'a ConnectError, pause: Option<Duration> },
+    /// A client dropped frames because its offline queue was full; `first` since it was connected.
+    QueueDropped { endpoint: &'a Endpoint, policy: WhenQueueFull, frames: usize, first: bool },
+    /// An answer came to a client when nobody waited for it any more.
+    AnswerTooLate { conn: &'a Conn, message: MsgId },
+    /// A client is closed; so much was in its offline queue.
+    ClientClosed { endpoint: &'a Endpoint, queued: Unsent },
 }
 
 impl Event<'_> {
@@ -165,6 +179,7 @@ impl Event<'_> {
             | Self::Parked { .. }
             | Self::AcceptRecovered => Level::Info,
             Self::Stopped { report, .. } if report.is_clean() => Level::Info,
+            Self::ClientClosed { queued, .. } if *queued == Unsent::default() => Level::Info,
             Self::Closed { why, unsent, .. }
                 if is_ordinary(why) && *unsent == Unsent::default() =>
             {
@@ -176,8 +191,11 @@ impl Event<'_> {
             | Self::HeartbeatFailed { .. }
             | Self::WorkerStuck { .. }
             | Self::Refused { .. }
+            | Self::ConnectFailed { .. }
+            | Self::ClientClosed { .. }
             | Self::HandlerFailed { .. } => Level::Warn,
-            Self::FramesDropped { first, .. }
+            Self::QueueDropped { first, .. }
+            | Self::FramesDropped { first, .. }
             | Self::RateDelayed { first, .. }
             | Self::RateDropped { first, .. }
             | Self::Unrouted { first, .. } => return first.then_some(Level::Warn),
@@ -192,6 +210,7 @@ impl Event<'_> {
             | Self::HighWatermark { .. }
             | Self::LowWatermark { .. }
             | Self::ReplyDropped { .. }
+            | Self::AnswerTooLate { .. }
             | Self::DroppedWhileDown { .. }
             | Self::NotAlive { .. } => Level::Debug,
             // The closing of the connection, which comes of it, is what is logged: this comes while
@@ -331,6 +350,32 @@ impl fmt::Display for Event<'_> {
             Self::NotAlive { conn } => write!(f, "{conn} gives no sign of life"),
             Self::Unrouted { conn, message, .. } => {
                 write!(f, "{conn}: no route for message {message}; told once a connection")
+            }
+            Self::ConnectFailed { endpoint, why, pause: None } => {
+                write!(f, "not connected to {endpoint}: {why}; given up")
+            }
+            Self::ConnectFailed { endpoint, why, pause: Some(pause) } => {
+                let ms = pause.as_millis();
+                write!(f, "not connected to {endpoint}: {why}; dialling again in {ms} ms")
+            }
+            Self::QueueDropped { endpoint, policy, .. } => {
+                let which = match policy {
+                    WhenQueueFull::DropOldest => "older frames",
+                    _ => "frames",
+                };
+                write!(
+                    f,
+                    "the offline queue for {endpoint} is full, {which} are dropped; told once an outage"
+                )
+            }
+            Self::AnswerTooLate { conn, message } => {
+                write!(f, "{conn}: message {message} answers a request that nobody waits for")
+            }
+            Self::ClientClosed { endpoint, queued: Unsent { frames: 0, .. } } => {
+                write!(f, "the client of {endpoint} is closed")
+            }
+            Self::ClientClosed { endpoint, queued } => {
+                write!(f, "the client of {endpoint} is closed; {queued} were in its queue")
             }
         }
     }

@@ -95,6 +95,7 @@
 //! | [`framing`] | protocols other than the two built-in formats |
 //! | [`Frame`], [`MsgId`], [`FrameCodec`], [`WireFormat`], [`FrameError`], [`CodecError`] | what is on the wire, for servers and clients |
 //! | [`Event`], [`Stats`], [`Endings`], [`Refusals`] | what happens, and what has happened so far |
+//! | [`client`] | the other end: requests and answers, back-off, an offline queue |
 //! | [`testing`] | the kit for tests of applications |
 //!
 //! The messages of [`ConnManager`] and [`Router`] have short names and live in their modules, and there
@@ -126,6 +127,7 @@
 //! | `ws` | `ws://` endpoints, by tungstenite: `Server::ws_auth`, `Upgrade`, `Subprotocol` |
 //! | `proxy` | the setting `proxy_from`: the PROXY protocol, versions 1 and 2 |
 
+pub mod client;
 mod codec;
 mod conn;
 pub mod conn_manager;

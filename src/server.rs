@@ -10,7 +10,6 @@ mod preface;
 mod refusal;
 mod report;
 mod signals;
-mod tcp;
 mod watchdog;
 mod worker;
 
@@ -20,7 +19,6 @@ use std::sync::Arc;
 use actix::{Actor, Context, Handler, Recipient, System};
 use rustc_hash::FxHashMap;
 
-use crate::codec::FrameCodec;
 use crate::codec::framing::Framing;
 use crate::conn::{CloseReason, Conn, Limits};
 use crate::conn_manager::{AddError, Admission, ConnManager};
@@ -350,9 +348,7 @@ impl Server {
         let events = Arc::new(Events::new(observer));
         let mut limits = settings.limits(Arc::clone(&events));
         limits.rates.costs = costs;
-        if let Some(framing) = framing {
-            limits.codec = FrameCodec::shared(framing, settings.max_packet_size);
-        }
+        limits.codec = settings.codec(framing);
         let surroundings = Surroundings { events, while_down: settings.while_handler_down };
         Parts { settings, routes, hooks, limits: Arc::new(limits), surroundings }
     }

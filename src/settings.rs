@@ -11,9 +11,10 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::framing::Framing;
 use crate::codec::{FrameCodec, WireFormat};
 use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
-use crate::endpoint::{Endpoint, Scheme};
+use crate::endpoint::Endpoint;
 use crate::event::Events;
 pub use load::SettingsError;
 pub use network::{BadNetwork, Network};
@@ -285,7 +286,7 @@ impl Settings {
     /// Where to listen: `listen`, or else `host` and `tcp_port`.
     pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
         if self.listen.is_empty() {
-            vec![Endpoint::new(Scheme::Tcp, &self.host, self.tcp_port)]
+            vec![Endpoint::tcp(&self.host, self.tcp_port)]
         } else {
             self.listen.clone()
         }
@@ -295,6 +296,14 @@ impl Settings {
         match self.worker_pool_size {
             0 => thread::available_parallelism().map_or(1, usize::from),
             n => n,
+        }
+    }
+
+    /// Frames as `framing` has them, or else as the wire format says.
+    pub(crate) fn codec(&self, framing: Option<Arc<dyn Framing>>) -> FrameCodec {
+        match framing {
+            Some(framing) => FrameCodec::shared(framing, self.max_packet_size),
+            None => FrameCodec::new(self.wire_format, self.max_packet_size),
         }
     }
 
@@ -308,7 +317,7 @@ impl Settings {
             (per_second > 0).then(|| Rate { per_second: per_second.into(), burst })
         };
         Limits {
-            codec: FrameCodec::new(self.wire_format, self.max_packet_size),
+            codec: self.codec(None),
             window: self.max_worker_task_len,
             outbox_frames: self.max_msg_chan_len,
             outbox_bytes: self.max_msg_chan_bytes,

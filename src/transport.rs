@@ -5,6 +5,7 @@
 //! plain TCP. A new transport is a new layer: nothing else knows one from another.
 
 mod counted;
+mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(feature = "ws")]
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use counted::Counted;
+pub(crate) use tcp::TcpOptions;
 
 /// A byte stream of whole frames to a peer.
 ///
@@ -72,6 +74,11 @@ pub(crate) struct Signs {
 
 /// A transport of any kind.
 pub(crate) type Boxed = Box<dyn Transport>;
+
+/// A socket for layers to be put on.
+pub(crate) fn below_layers(socket: TcpStream) -> Boxed {
+    Box::new(Counted::new(socket))
+}
 
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -132,7 +139,7 @@ impl Stack {
         socket: TcpStream,
         conn: &Conn,
     ) -> Result<Boxed, HandshakeError> {
-        let mut transport: Boxed = Box::new(Counted::new(socket));
+        let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
         }
@@ -146,7 +153,7 @@ impl Stack {
         why: &AddError,
         frame: Option<&[u8]>,
     ) -> io::Result<()> {
-        let mut transport: Boxed = Box::new(Counted::new(socket));
+        let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = match layer.refuse(transport, why).await {
                 Refused::NotYet(transport) => transport,

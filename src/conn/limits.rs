@@ -157,6 +157,23 @@ impl Limits {
         }
     }
 
+    /// Encodes a frame that was [checked](Self::check) where a framing does that: it is the application's,
+    /// and must not run under a lock.
+    pub(crate) fn encode_unless_plain(
+        &self,
+        frame: Frame,
+    ) -> Result<(Frame, Option<Encoded>), SendError> {
+        if self.codec.is_plain() {
+            return Ok((frame, None));
+        }
+        self.encode(frame).map(|(frame, encoded)| (frame, Some(encoded)))
+    }
+
+    /// How long such a frame is on the wire.
+    pub(crate) fn len_of(&self, frame: &Frame, encoded: Option<&Encoded>) -> usize {
+        encoded.map_or(self.codec.overhead() + frame.payload.len(), |encoded| encoded.bytes().len())
+    }
+
     /// Encodes a frame that was [checked](Self::check).
     pub(crate) fn encode(&self, frame: Frame) -> Result<(Frame, Encoded), SendError> {
         match Encoded::new(&self.codec, &frame) {

@@ -154,13 +154,27 @@ impl Shared {
 
     /// Accepts a frame if there is room for it.
     pub(crate) fn push(&self, frame: Frame) -> Result<Pushed, SendError> {
-        self.try_push(frame, false)
+        let (frame, encoded) = self.limits.encode_unless_plain(self.limits.check(frame)?)?;
+        match self.offer(&frame, encoded.as_ref()) {
+            Pushed::Closed => Err(SendError::Closed(frame)),
+            Pushed::Full => Err(SendError::Full(frame)),
+            accepted => Ok(accepted),
+        }
+    }
+
+    /// The same for a frame that was [checked](Limits::check), and encoded unless the format is plain. It
+    /// stays the caller's, to be dropped where that may run code of the application.
+    pub(crate) fn offer(&self, frame: &Frame, encoded: Option<&Encoded>) -> Pushed {
+        self.accept(self.limits.len_of(frame, encoded), |outbox| match encoded {
+            None => outbox.push(&self.limits.codec, frame),
+            Some(encoded) => outbox.push_encoded(encoded),
+        })
     }
 
     /// Accepts the one answer to a message, room or not: the window bounds how many there can be,
     /// and a reader that finds the outbox full hands out no more.
     pub(crate) fn push_reply(&self, frame: Frame) -> Result<(), SendError> {
-        let (frame, encoded) = self.encode_unless_plain(self.limits.check_answer(frame)?)?;
+        let (frame, encoded) = self.limits.encode_unless_plain(self.limits.check_answer(frame)?)?;
         let state = self.lock();
         if !state.accepts() {
             return Err(SendError::Closed(frame));
@@ -170,14 +184,6 @@ impl Shared {
             Some(encoded) => outbox.push_encoded(encoded),
         });
         Ok(())
-    }
-
-    /// A framing is the application's, and must not run under the lock.
-    fn encode_unless_plain(&self, frame: Frame) -> Result<(Frame, Option<Encoded>), SendError> {
-        if self.limits.codec.is_plain() {
-            return Ok((frame, None));
-        }
-        self.limits.encode(frame).map(|(frame, encoded)| (frame, Some(encoded)))
     }
 
     /// Accepts an answer as [`push_reply`](Self::push_reply) does, with a copy of its payload, which
@@ -210,70 +216,62 @@ impl Shared {
         });
     }
 
-    fn try_push(&self, frame: Frame, wait: bool) -> Result<Pushed, SendError> {
-        let (frame, encoded) = self.encode_unless_plain(self.limits.check(frame)?)?;
-        let plain = self.limits.codec.overhead() + frame.payload.len();
-        let len = encoded.as_ref().map_or(plain, |encoded| encoded.bytes().len());
-        let mut state = self.lock();
-        if !state.accepts() {
-            return Err(SendError::Closed(frame));
-        }
-        let Some(displaced) = self.make_room(&mut state.outbox, len) else {
-            state.awaited |= wait;
-            return Err(SendError::Full(frame));
-        };
-        self.queue(state, |outbox| match &encoded {
-            None => outbox.push(&self.limits.codec, &frame),
-            Some(encoded) => outbox.push_encoded(encoded),
-        });
-        Ok(Pushed::by(displaced))
-    }
-
     /// Accepts a frame as soon as there is room for it.
     pub(crate) async fn push_when_room(&self, frame: Frame) -> Result<Pushed, SendError> {
-        let mut frame = match self.try_push(frame, false) {
-            Err(SendError::Full(frame)) => frame,
-            done => return done,
-        };
+        let (frame, encoded) = self.limits.encode_unless_plain(self.limits.check(frame)?)?;
         loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Listens before it looks, so that room made in between is not missed.
-            room.as_mut().enable();
-            frame = match self.try_push(frame, true) {
-                Err(SendError::Full(frame)) => frame,
-                done => return done,
-            };
-            room.await;
+            match self.offer(&frame, encoded.as_ref()) {
+                Pushed::Closed => return Err(SendError::Closed(frame)),
+                Pushed::Full => self.room_for(self.limits.len_of(&frame, encoded.as_ref())).await,
+                accepted => return Ok(accepted),
+            }
         }
+    }
+
+    /// Done when there is room for a frame of this length, or nothing is accepted any more; from a full
+    /// outbox on, when it is half empty. Cancel safe.
+    pub(crate) async fn room_for(&self, len: usize) {
+        let room = self.room.notified();
+        tokio::pin!(room);
+        // Listens before it looks, so that room made in between is not missed.
+        room.as_mut().enable();
+        {
+            let mut state = self.lock();
+            if !state.accepts() || !state.outbox.lasting().exceeds(self.rest_beside(len)) {
+                return;
+            }
+            state.awaited = true;
+        }
+        room.await;
     }
 
     /// Accepts an encoded frame if there is room for it. Later ones may displace it if its policy is
     /// to drop the oldest.
     pub(crate) fn push_encoded(&self, encoded: &Encoded, overflow: Overflow) -> Pushed {
+        self.accept(encoded.bytes().len(), |outbox| match overflow {
+            Overflow::DropOldest => outbox.push_droppable(encoded),
+            _ => outbox.push_encoded(encoded),
+        })
+    }
+
+    /// Has a frame of this length put into the outbox, if that has room for it or can
+    /// [make](Outbox::make_room) some.
+    fn accept(&self, len: usize, put: impl FnOnce(&mut Outbox)) -> Pushed {
         let mut state = self.lock();
         if !state.accepts() {
             return Pushed::Closed;
         }
-        let Some(displaced) = self.make_room(&mut state.outbox, encoded.bytes().len()) else {
+        let Some(displaced) = state.outbox.make_room(self.rest_beside(len)) else {
             return Pushed::Full;
         };
-        self.queue(state, |outbox| match overflow {
-            Overflow::DropOldest => outbox.push_droppable(encoded),
-            _ => outbox.push_encoded(encoded),
-        });
+        self.queue(state, put);
         Pushed::by(displaced)
     }
 
-    /// Sees to it that there is room for a frame of this length, which an empty outbox has: see
-    /// [`Outbox::make_room`].
-    fn make_room(&self, outbox: &mut Outbox, len: usize) -> Option<usize> {
+    /// How much an outbox may hold that has room for a frame of this length, as an empty one has.
+    fn rest_beside(&self, len: usize) -> Unsent {
         let Limits { outbox_frames, outbox_bytes, .. } = *self.limits;
-        let rest = Unsent {
-            frames: outbox_frames.saturating_sub(1),
-            bytes: outbox_bytes.saturating_sub(len),
-        };
-        outbox.make_room(rest)
+        Unsent { frames: outbox_frames.saturating_sub(1), bytes: outbox_bytes.saturating_sub(len) }
     }
 
     /// What is accepted and not yet taken by the system.

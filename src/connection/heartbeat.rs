@@ -29,7 +29,7 @@ type OnNotAlive = Box<dyn Fn(&Conn) + Send + Sync>;
 /// let server = Server::new(Settings::default())
 ///     .heartbeat(Heartbeat::every(Duration::from_secs(5)).message(99, |_| "still there?"));
 /// ```
-#[must_use = "a heartbeat is given to a server"]
+#[must_use = "a heartbeat is given to a server or a client"]
 pub struct Heartbeat {
     pub(crate) interval: Duration,
     pub(crate) alive_within: Duration,

@@ -195,7 +195,8 @@ impl Input {
             self.granted -= 1;
             self.reader.pass(len);
             self.paid = false;
-            if current.heartbeat {
+            let heartbeat = current.heartbeat;
+            if heartbeat {
                 link.pulse.answered(conn, local.micros());
             }
             let parcel = Parcel { id, buffer: self.reader.frames(), at, conn };
@@ -207,6 +208,9 @@ impl Input {
                 }
                 Delivered::Panicked => conn.handler_panicked(id),
                 Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
+                // An answer to a heartbeat has done its work by coming.
+                Delivered::Unrouted if heartbeat => {}
+                Delivered::Unrouted => self.unrouted(id, link, local),
             }
             if turn.spend() {
                 break;

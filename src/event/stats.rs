@@ -90,6 +90,14 @@ counters! {
         workers_lost,
         /// Failed accepts.
         accept_errors,
+        /// Times that a client dialled and was not connected.
+        connects_failed,
+        /// Frames that were dropped because a client's offline queue was full.
+        queue_dropped,
+        /// Answers that came when the client's request was over.
+        answers_too_late,
+        /// Frames that were in a client's offline queue when it was closed.
+        queue_left,
         ;
         /// Why they ended: adds up to `ended`.
         endings: Endings, EndingCounters,
@@ -235,6 +243,10 @@ impl Counters {
             Event::DroppedWhileDown { .. } => (&self.dropped_while_down, 1),
             Event::WorkerBlocked { .. } => (&self.workers_blocked, 1),
             Event::WorkerLost { .. } => (&self.workers_lost, 1),
+            Event::ConnectFailed { .. } => (&self.connects_failed, 1),
+            Event::QueueDropped { frames, .. } => (&self.queue_dropped, *frames as u64),
+            Event::AnswerTooLate { .. } => (&self.answers_too_late, 1),
+            Event::ClientClosed { queued, .. } => (&self.queue_left, queued.frames as u64),
             Event::AcceptFailed { .. } | Event::DialGone { .. } => (&self.accept_errors, 1),
             #[cfg(feature = "tls")]
             Event::TlsReloaded | Event::TlsNotReloaded { .. } => return,

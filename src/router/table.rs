@@ -1,6 +1,6 @@
 //! The published table: what the router knows, and what each worker makes of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -66,6 +66,8 @@ pub(crate) enum Delivered {
     Panicked,
     /// Its handler is gone for good.
     Gone,
+    /// There is no handler behind this route for this message.
+    Unrouted,
 }
 
 /// A suspended route function.
@@ -101,6 +103,8 @@ pub(crate) struct LocalTable {
     /// Grows with each change, so that a connection knows when what it looked up is out of date.
     version: Cell<u64>,
     routes: RefCell<FxHashMap<MsgId, Installed>>,
+    /// The route of all other ids.
+    otherwise: OnceCell<Rc<dyn LocalRoute>>,
 }
 
 /// A route, and what it was made from, by which a change is told.
@@ -109,7 +113,15 @@ type Installed = (Arc<dyn RouteSource>, Rc<dyn LocalRoute>);
 impl LocalTable {
     #[inline]
     pub(crate) fn get(&self, id: MsgId) -> Option<Rc<dyn LocalRoute>> {
-        Some(self.routes.borrow().get(&id)?.1.clone())
+        match self.routes.borrow().get(&id) {
+            Some((_, route)) => Some(Rc::clone(route)),
+            None => self.otherwise.get().cloned(),
+        }
+    }
+
+    /// Messages without another route take this one. It is set before there are connections.
+    pub(crate) fn set_otherwise(&self, route: Rc<dyn LocalRoute>) {
+        let _ = self.otherwise.set(route);
     }
 
     #[inline]
@@ -160,7 +172,7 @@ impl LocalTable {
             .await;
             loop {
                 match delivered {
-                    Delivered::Done => return,
+                    Delivered::Done | Delivered::Unrouted => return,
                     Delivered::Panicked => return conn.handler_panicked(id),
                     Delivered::Gone => return conn.close(CloseReason::HandlerGone(id)),
                     Delivered::Suspended(call) => delivered = finish(call, &conn).await,
@@ -171,9 +183,9 @@ impl LocalTable {
 
     /// Ends all routes.
     pub(crate) fn clear(&self) {
-        for (_, route) in self.routes.take().into_values() {
-            route.retire();
-        }
+        let routes = self.routes.take();
+        let all = routes.values().map(|(_, route)| route).chain(self.otherwise.get());
+        all.for_each(|route| route.retire());
         self.version.set(self.version.get() + 1);
     }
 }

@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::tcp::TcpOptions;
 use super::watchdog::{Vitals, Watched};
 use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
@@ -22,7 +21,7 @@ use crate::connection::{Connection, Hooks, Lives, Local, shake_hands, watch};
 use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
-use crate::transport::{Boxed, Plain, Stack};
+use crate::transport::{Boxed, Plain, Stack, TcpOptions};
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;

@@ -1,14 +1,13 @@
-//! What a server asks of the system for its sockets.
+//! What is asked of the system for sockets.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::settings::Settings;
 
-/// The options of accepted sockets.
+/// The options of sockets, those of peers and those to servers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TcpOptions {
     keepalive: Option<Duration>,
@@ -25,10 +24,10 @@ impl TcpOptions {
         }
     }
 
-    pub(crate) fn apply(&self, stream: &TcpStream) -> io::Result<()> {
+    pub(crate) fn apply<'s>(&self, socket: impl Into<SockRef<'s>>) -> io::Result<()> {
+        let socket = socket.into();
         // Frames are written whole, so waiting for more to send would only add delay.
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
+        socket.set_tcp_nodelay(true)?;
         if let Some(time) = self.keepalive {
             let least = Duration::from_secs(1);
             let keepalive = TcpKeepalive::new().with_time(time.max(least));
@@ -49,7 +48,7 @@ impl TcpOptions {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 

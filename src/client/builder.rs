@@ -1,0 +1,339 @@
+//! Builds a client out of its parts.
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Context, Handler, Recipient, System};
+use tokio::sync::{Notify, oneshot};
+
+use super::actor::{ClientActor, First, Life};
+use super::dial::Dialer;
+use super::shared::Shared;
+#[cfg(feature = "tls")]
+use super::tls::Tls;
+#[cfg(feature = "ws")]
+use super::ws::WebSocket;
+use super::{Backoff, Client, ConnectError, WhenQueueFull, replies};
+use crate::codec::framing::Framing;
+use crate::conn::{CloseReason, Conn, Unsent};
+use crate::conn_manager::{Admission, ConnManager};
+use crate::connection::{Heartbeat, Hooks, Lives, Local, Watermark, watch};
+use crate::endpoint::{Endpoint, Scheme};
+use crate::event::{Event, Events, Observer};
+use crate::frame::MsgId;
+use crate::inbound::Inbound;
+use crate::router::{IntoReply, Route, Surroundings};
+use crate::settings::Settings;
+use crate::transport::TcpOptions;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+const QUEUE: Unsent = Unsent { frames: 64, bytes: 64 * 1024 };
+
+/// A client to be: where it connects, with which routes and hooks.
+///
+/// It needs a running actix [`System`]: `#[actix::main]` or `#[actix::test]`. Everything of it runs on
+/// the thread where it is started; a handler that works long belongs on an actor elsewhere.
+#[must_use = "a client does nothing until it is started"]
+pub struct ClientBuilder {
+    endpoint: Endpoint,
+    settings: Settings,
+    routes: Vec<(MsgId, Route)>,
+    others: Option<Route>,
+    hooks: Hooks,
+    observer: Option<Observer>,
+    framing: Option<Arc<dyn Framing>>,
+    backoff: Option<Backoff>,
+    queue: Unsent,
+    when_full: WhenQueueFull,
+    connect_deadline: Duration,
+    #[cfg(feature = "tls")]
+    tls: Tls,
+    #[cfg(feature = "ws")]
+    ws: WebSocket,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            settings: Settings::default(),
+            routes: Vec::new(),
+            others: None,
+            hooks: Hooks::default(),
+            observer: None,
+            framing: None,
+            backoff: Some(Backoff::default()),
+            queue: QUEUE,
+            when_full: WhenQueueFull::Refuse,
+            connect_deadline: CONNECT_DEADLINE,
+            #[cfg(feature = "tls")]
+            tls: Tls::new(),
+            #[cfg(feature = "ws")]
+            ws: WebSocket::new(),
+        }
+    }
+
+    /// Messages with this id go to a handler actor, which `factory` makes on the client's thread: see
+    /// [`Route::actor`].
+    pub fn route<A, F>(self, id: MsgId, factory: F) -> Self
+    where
+        A: Actor<Context = Context<A>> + Handler<Inbound>,
+        F: Fn() -> A + Send + Sync + 'static,
+    {
+        self.add_route(id, Route::actor(factory))
+    }
+
+    /// Messages with this id go to one shared actor: see [`Route::to`].
+    pub fn route_to(self, id: MsgId, recipient: Recipient<Inbound>) -> Self {
+        self.add_route(id, Route::to(recipient))
+    }
+
+    /// Messages with this id go to an async function, whose return value is the answer: see
+    /// [`Route::function`].
+    pub fn route_fn<F, R>(self, id: MsgId, f: F) -> Self
+    where
+        F: AsyncFn(Inbound) -> R + Send + Sync + 'static,
+        R: IntoReply + 'static,
+    {
+        self.add_route(id, Route::function(f))
+    }
+
+    /// Messages with this id take this route. Two routes for one id are an error of
+    /// [`connect`](Self::connect); one route, cloned, may serve several ids.
+    pub fn add_route(mut self, id: MsgId, route: Route) -> Self {
+        self.routes.push((id, route));
+        self
+    }
+
+    /// Messages without another route take this one. Events that name the message of a handler actor
+    /// call it 0 if the actor is this route's.
+    pub fn route_others(mut self, route: Route) -> Self {
+        self.others = Some(route);
+        self
+    }
+
+    /// Calls `hook` for each connection, the first and those after it, before its first message is
+    /// handled. What it sends on the connection is sent before what waits in the offline queue: to log
+    /// in, say.
+    ///
+    /// It runs on the client's thread and holds it up, so it must not block. If it panics, the
+    /// connection is closed with [`CloseReason::HookPanicked`].
+    pub fn on_conn_start(mut self, hook: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
+        self.hooks.on_start = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` when a connection has ended, after its last message: exactly once for each
+    /// connection that [`on_conn_start`](Self::on_conn_start) was called for, or would have been.
+    ///
+    /// It runs on the client's thread and holds it up, so it must not block. The socket is closed by
+    /// then; properties are still there, and are dropped after it. A panic in it is logged.
+    pub fn on_conn_stop(
+        mut self,
+        hook: impl Fn(&Conn, &CloseReason) + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.on_stop = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` when the server takes less than what is sent to it, and when it has made up for
+    /// that: see [`Watermark`].
+    ///
+    /// It runs on the client's thread and holds it up, so it must not block. A panic in it is logged.
+    pub fn on_watermark(mut self, hook: impl Fn(&Conn, Watermark) + Send + Sync + 'static) -> Self {
+        self.hooks.on_watermark = Some(Box::new(hook));
+        self
+    }
+
+    /// Tells `observer` of everything that happens, beside the log and the counters.
+    ///
+    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. A
+    /// panic in it is logged.
+    pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Sends heartbeats on the connection, and closes it, to make another one, if the server gives no
+    /// sign of life.
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.hooks.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// Cuts frames out of the byte stream by `framing`, instead of by the setting `wire_format`.
+    pub fn framing(mut self, framing: impl Framing) -> Self {
+        self.framing = Some(Arc::new(framing));
+        self
+    }
+
+    /// Takes these settings for its connections, in the place of the defaults.
+    ///
+    /// Those of them count that say something of a connection, with the server in the place of the peer:
+    /// `wire_format`, `max_packet_size`, the window (`max_worker_task_len`), the outbox (`max_msg_chan_len`,
+    /// `max_msg_chan_bytes`, `overflow`, the watermarks, `max_unsent_bytes`), the deadlines, the rates,
+    /// `while_handler_down`, `unrouted`, and those that begin with `tcp_` but for the port. Those of
+    /// listening, admission, workers and broadcasts mean nothing here.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Dials again in this manner when the connection is lost.
+    pub fn reconnect(mut self, backoff: Backoff) -> Self {
+        self.backoff = Some(backoff);
+        self
+    }
+
+    /// Closes the client when its connection is lost, or the first dial fails.
+    pub fn no_reconnect(mut self) -> Self {
+        self.backoff = None;
+        self
+    }
+
+    /// How much is accepted while there is no connection, in frames and in bytes with headers, and what
+    /// becomes of a frame for which there is no room. By default, 64 frames and 64 KiB, and it is given
+    /// back.
+    ///
+    /// When there is a connection, what is queued is sent before everything else.
+    pub fn offline_queue(mut self, frames: usize, bytes: usize, when_full: WhenQueueFull) -> Self {
+        self.queue = Unsent { frames, bytes };
+        self.when_full = when_full;
+        self
+    }
+
+    /// How long a dial may take, from the host's name to the last handshake; 10 s by default. A host of
+    /// several addresses gives each an equal share of it.
+    pub fn connect_deadline(mut self, time: Duration) -> Self {
+        self.connect_deadline = time;
+        self
+    }
+
+    /// Whom to trust at `tls://` and `wss://` endpoints, and who to be.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// What else to say to `ws://` and `wss://` endpoints.
+    #[cfg(feature = "ws")]
+    pub fn websocket(mut self, ws: WebSocket) -> Self {
+        self.ws = ws;
+        self
+    }
+
+    /// Starts the client. Done when it is connected for the first time: `on_conn_start` has run, and
+    /// messages go to their routes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`], also if the first dial fails: dialling again is for connections that are lost.
+    /// [`start`](Self::start) has more patience.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the client is closed.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let (tell, first) = oneshot::channel();
+        let client = self.start_with(Some(tell))?;
+        first.await.unwrap_or(Err(ConnectError::Closed))?;
+        Ok(client)
+    }
+
+    /// Starts the client without waiting for a connection. It dials until it has one, or gives up; what
+    /// is sent meanwhile is queued.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]: bad settings or certificates, two routes with one id, a feature that is not
+    /// compiled in, no actix system.
+    pub fn start(self) -> Result<Client, ConnectError> {
+        self.start_with(None)
+    }
+
+    fn start_with(self, first: Option<First>) -> Result<Client, ConnectError> {
+        let Self { endpoint, settings, routes, mut hooks, observer, framing, .. } = self;
+        settings.validate()?;
+        has_features(endpoint.scheme)?;
+        if System::try_current().is_none() {
+            return Err(ConnectError::NoSystem);
+        }
+        let events = Arc::new(Events::new(observer));
+        let mut limits = settings.limits(Arc::clone(&events));
+        limits.codec = settings.codec(framing);
+        let limits = Arc::new(limits);
+        let surroundings = Surroundings { events, while_down: settings.while_handler_down };
+        let dialer = Dialer {
+            deadline: self.connect_deadline,
+            tcp: TcpOptions::new(&settings),
+            #[cfg(feature = "tls")]
+            tls: match endpoint.scheme.has_tls() {
+                true => Some(self.tls.set_up(&endpoint.host)?),
+                false => None,
+            },
+            #[cfg(feature = "ws")]
+            ws: self.ws,
+            #[cfg(feature = "ws")]
+            codec: limits.codec.clone(),
+            endpoint: endpoint.clone(),
+        };
+        let shared = Shared::new(endpoint, Arc::clone(&limits), self.queue, self.when_full);
+        let shared = Arc::new(shared);
+        let started = Arc::new(Notify::new());
+        let (up, told, hook) = (Arc::clone(&shared), Arc::clone(&started), hooks.on_start.take());
+        hooks.on_start = Some(Box::new(move |conn| {
+            if let Some(hook) = &hook {
+                hook(conn);
+            }
+            up.up(conn);
+            told.notify_one();
+        }));
+
+        let lives = Lives::default();
+        let local = Rc::new(Local::new(Arc::new(hooks), lives.clone()));
+        replies::install(&local.routes, routes, self.others, &shared, &surroundings)?;
+        watch(&local, &limits.patience);
+        // The rules of admission are for peers that dial.
+        let admission = Admission::new(&Settings::default());
+        let manager = ConnManager::with_workers(admission, limits, Vec::new()).start();
+        let life = Life {
+            shared: Arc::clone(&shared),
+            dialer,
+            backoff: self.backoff,
+            local,
+            lives,
+            manager: Arc::new(manager),
+            started,
+            first,
+            closing: Rc::default(),
+        };
+        Ok(Client::new(shared, ClientActor::new(life).start()))
+    }
+}
+
+fn has_features(scheme: Scheme) -> Result<(), ConnectError> {
+    let missing = if scheme.has_tls() && !cfg!(feature = "tls") {
+        "tls"
+    } else if scheme.has_ws() && !cfg!(feature = "ws") {
+        "ws"
+    } else {
+        return Ok(());
+    };
+    Err(ConnectError::NoFeature { scheme, feature: missing })
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<_> = self.routes.iter().map(|(id, _)| id).collect();
+        f.debug_struct("ClientBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("settings", &self.settings)
+            .field("routes", &ids)
+            .field("hooks", &self.hooks)
+            .field("backoff", &self.backoff)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,100 @@
+//! From an endpoint to a stream of frames.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use super::ConnectError;
+#[cfg(feature = "tls")]
+use super::tls::TlsSetup;
+#[cfg(feature = "ws")]
+use super::ws::WebSocket;
+#[cfg(feature = "ws")]
+use crate::codec::FrameCodec;
+use crate::endpoint::{Endpoint, Scheme};
+#[cfg(feature = "ws")]
+use crate::transport::ws;
+use crate::transport::{Boxed, Plain, TcpOptions, below_layers};
+
+/// How a client connects.
+pub(super) struct Dialer {
+    pub(super) endpoint: Endpoint,
+    pub(super) deadline: Duration,
+    pub(super) tcp: TcpOptions,
+    /// If the endpoint is encrypted.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<TlsSetup>,
+    #[cfg(feature = "ws")]
+    pub(super) ws: WebSocket,
+    #[cfg(feature = "ws")]
+    pub(super) codec: FrameCodec,
+}
+
+/// A server that is ready for frames.
+pub(super) struct Dialled {
+    pub(super) transport: Boxed,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+impl Dialer {
+    /// Connects, within the deadline. Cancel safe: what is half done is closed.
+    pub(super) async fn dial(&self) -> Result<Dialled, ConnectError> {
+        timeout(self.deadline, self.connect()).await.unwrap_or(Err(ConnectError::Late))
+    }
+
+    async fn connect(&self) -> Result<Dialled, ConnectError> {
+        let (socket, peer) = self.reach().await?;
+        let failed = |source| ConnectError::Dial { addr: peer, source };
+        self.tcp.apply(&socket).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        let transport = match self.endpoint.scheme {
+            Scheme::Tcp => Box::new(Plain(socket)),
+            _ => self.shake_hands(below_layers(socket)).await?,
+        };
+        Ok(Dialled { transport, peer, local })
+    }
+
+    /// The first of the host's addresses that takes the dial.
+    async fn reach(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        let Endpoint { host, port, .. } = &self.endpoint;
+        let unknown = |source| ConnectError::Resolve { host: host.clone(), source };
+        let found = lookup_host((host.as_str(), *port)).await.map_err(unknown)?;
+        let addrs: Vec<_> = found.collect();
+        // One that does not answer must leave time for the others; the last has what is left.
+        let share = self.deadline / u32::try_from(addrs.len().max(1)).unwrap_or(u32::MAX);
+        let mut failed = unknown(io::ErrorKind::NotFound.into());
+        for (index, &addr) in addrs.iter().enumerate() {
+            let dial = TcpStream::connect(addr);
+            let dialled = if index + 1 < addrs.len() {
+                timeout(share, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                dial.await
+            };
+            match dialled {
+                Ok(socket) => return Ok((socket, addr)),
+                Err(source) => failed = ConnectError::Dial { addr, source },
+            }
+        }
+        Err(failed)
+    }
+
+    async fn shake_hands(&self, transport: Boxed) -> Result<Boxed, ConnectError> {
+        #[cfg(feature = "tls")]
+        let transport = match &self.tls {
+            Some(tls) => tls.connect(transport).await?,
+            None => transport,
+        };
+        #[cfg(feature = "ws")]
+        let transport = if self.endpoint.scheme.has_ws() {
+            let WebSocket { headers, subprotocols } = &self.ws;
+            ws::connect(&self.endpoint, headers, subprotocols, &self.codec, transport).await?
+        } else {
+            transport
+        };
+        Ok(transport)
+    }
+}

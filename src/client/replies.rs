@@ -1,0 +1,122 @@
+//! Routes of a client: messages that somebody has asked for are not for them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Context;
+
+use super::requests::Claim;
+use super::shared::Shared;
+use crate::event::Event;
+use crate::frame::MsgId;
+use crate::inbound::{Inbound, Parcel};
+use crate::router::{
+    Delivered, LocalRoute, LocalTable, Replies, Route, RouteError, RouteSource, Surroundings, Table,
+};
+
+/// Has a thread route by these, behind the requests of the client.
+///
+/// A request may be for any reply id, at any time and from any thread, so every route is behind them,
+/// and ids without one have a route as well. Connections ask a table only for the id of the first of
+/// a run of messages, so a server, which has no such routes, pays nothing for this.
+pub(super) fn install(
+    local: &LocalTable,
+    routes: Vec<(MsgId, Route)>,
+    others: Option<Route>,
+    shared: &Arc<Shared>,
+    surroundings: &Surroundings,
+) -> Result<(), RouteError> {
+    let mut table = Table::default();
+    let mut known: Vec<(Arc<dyn RouteSource>, Arc<dyn RouteSource>)> = Vec::new();
+    for (id, Route(source)) in routes {
+        // One source is one route, under however many ids.
+        let same = known.iter().find(|(of, _)| Arc::ptr_eq(of, &source));
+        let behind = match same {
+            Some((_, behind)) => Arc::clone(behind),
+            None => {
+                let source = Arc::clone(&source);
+                Arc::new(BehindRequests { source, shared: Arc::clone(shared) })
+            }
+        };
+        known.push((source, Arc::clone(&behind)));
+        if table.0.insert(id, behind).is_some() {
+            return Err(RouteError::Duplicate(id));
+        }
+    }
+    local.update(&table, surroundings);
+    let route = others.map(|Route(source)| source.install(0, surroundings));
+    local.set_otherwise(Rc::new(Requested { route, shared: Arc::clone(shared) }));
+    Ok(())
+}
+
+struct BehindRequests {
+    source: Arc<dyn RouteSource>,
+    shared: Arc<Shared>,
+}
+
+impl RouteSource for BehindRequests {
+    fn kind(&self) -> &'static str {
+        self.source.kind()
+    }
+
+    fn install(&self, id: MsgId, surroundings: &Surroundings) -> Rc<dyn LocalRoute> {
+        let route = Some(self.source.install(id, surroundings));
+        Rc::new(Requested { route, shared: Arc::clone(&self.shared) })
+    }
+}
+
+/// A route behind the requests.
+struct Requested {
+    route: Option<Rc<dyn LocalRoute>>,
+    shared: Arc<Shared>,
+}
+
+impl Requested {
+    /// Gives a message to the one who asked for it. Gives it back if nobody did.
+    fn answer<M: Into<Inbound>>(&self, id: MsgId, message: M) -> Result<Delivered, M> {
+        let claim = self.shared.claim(id);
+        if matches!(claim, Claim::Nobody) {
+            return Err(message);
+        }
+        let mut message = message.into();
+        let payload = message.take_payload();
+        let too_late = match claim {
+            Claim::Answer(tell) => tell.send(Ok(payload)).is_err(),
+            _ => true,
+        };
+        if too_late {
+            let conn = message.conn();
+            conn.emit(Event::AnswerTooLate { conn, message: id });
+        }
+        Ok(Delivered::Done)
+    }
+}
+
+impl LocalRoute for Requested {
+    fn deliver(&self, message: Inbound, replies: &dyn Replies, cx: &mut Context<'_>) -> Delivered {
+        self.answer(message.id(), message).unwrap_or_else(|message| match &self.route {
+            Some(route) => route.deliver(message, replies, cx),
+            None => Delivered::Unrouted,
+        })
+    }
+
+    fn deliver_parcel(
+        &self,
+        parcel: Parcel<'_>,
+        replies: &dyn Replies,
+        cx: &mut Context<'_>,
+    ) -> Delivered {
+        self.answer(parcel.id, parcel).unwrap_or_else(|parcel| match &self.route {
+            Some(route) => route.deliver_parcel(parcel, replies, cx),
+            None => {
+                drop(Inbound::from(parcel));
+                Delivered::Unrouted
+            }
+        })
+    }
+
+    fn retire(&self) {
+        if let Some(route) = &self.route {
+            route.retire();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The client library, against servers of the crate and against a socket where the test says what comes
+//! when.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
+
+mod closing;
+mod connecting;
+mod offline;
+mod reconnecting;
+mod requests;
+mod support;
