@@ -242,7 +242,7 @@ impl fmt::Display for Event<'_> {
                 f.write_str(name)?;
                 match at {
                     ListenAddr { scheme: Scheme::Tcp, addr, .. } => {
-                        write!(f, " listens on {addr}")?
+                        write!(f, " listens on {addr}")?;
                     }
                     at => write!(f, " listens on {at}")?,
                 }

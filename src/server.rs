@@ -301,9 +301,9 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: tls.clone(),
             #[cfg(feature = "ws")]
-            rules: Some(Rules::new(&settings, auth)),
+            ws: Some((Rules::new(&settings, auth), limits.codec.clone())),
         };
-        let listeners = listeners::bind(&settings.endpoints(), &layers, &limits.codec)?;
+        let listeners = listeners::bind(&settings.endpoints(), &layers)?;
         let addrs = listeners.iter().map(|listener| listener.at.clone()).collect();
 
         let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);

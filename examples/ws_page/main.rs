@@ -55,7 +55,7 @@ impl Handler<Inbound> for Ping {
 
 fn greet(conn: &Conn) {
     if let Some(spoken) = conn.property::<Subprotocol>() {
-        info!("{conn} speaks {}", spoken);
+        info!("{conn} speaks {spoken}");
     }
     if let Err(refused) = conn.send_buffered(2, "DoConnection BEGIN...") {
         info!("{conn} was not greeted: {refused}");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::error::ServerError;
+#[cfg(feature = "ws")]
 use crate::codec::FrameCodec;
 use crate::endpoint::{Endpoint, ListenAddr};
 #[cfg(feature = "tls")]
@@ -33,7 +34,7 @@ pub(super) struct Layers {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<ServerTls>>,
     #[cfg(feature = "ws")]
-    pub(super) rules: Option<Rules>,
+    pub(super) ws: Option<(Rules, FrameCodec)>,
 }
 
 impl Layers {
@@ -42,7 +43,7 @@ impl Layers {
         not(any(feature = "tls", feature = "ws")),
         expect(unused_variables, unused_mut, clippy::unused_self, reason = "nothing but TCP")
     )]
-    fn stack(&self, endpoint: &Endpoint, codec: &FrameCodec) -> Stack {
+    fn stack(&self, endpoint: &Endpoint) -> Stack {
         let mut layers = Vec::<Arc<dyn Layer>>::new();
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls
@@ -51,12 +52,24 @@ impl Layers {
             layers.push(Arc::clone(tls) as _);
         }
         #[cfg(feature = "ws")]
-        if let Some(rules) = &self.rules
+        if let Some((rules, codec)) = &self.ws
             && endpoint.scheme.has_ws()
         {
             layers.push(Arc::new(ServerWs::new(&endpoint.path, rules.clone(), codec.clone())));
         }
         Stack::new(layers)
+    }
+}
+
+/// An endpoint that cannot be listened on.
+pub(super) struct Unbound {
+    addr: String,
+    source: io::Error,
+}
+
+impl From<Unbound> for ServerError {
+    fn from(Unbound { addr, source }: Unbound) -> Self {
+        Self::Bind { addr, source }
     }
 }
 
@@ -68,23 +81,19 @@ pub(super) fn tls(settings: &Settings) -> Result<Option<Arc<ServerTls>>, TlsErro
 }
 
 /// Listens at all of these endpoints, or at none.
-pub(super) fn bind(
-    endpoints: &[Endpoint],
-    layers: &Layers,
-    codec: &FrameCodec,
-) -> Result<Vec<Listener>, ServerError> {
+pub(super) fn bind(endpoints: &[Endpoint], layers: &Layers) -> Result<Vec<Listener>, Unbound> {
     let bind = |endpoint: &Endpoint| {
         let failed = |source| {
             let addr = match endpoints {
                 [_] => endpoint.authority(),
                 _ => endpoint.to_string(),
             };
-            ServerError::Bind { addr, source }
+            Unbound { addr, source }
         };
         let socket = resolve(endpoint).and_then(listen).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
         let at = ListenAddr { scheme: endpoint.scheme, addr, path: endpoint.path.clone() };
-        Ok(Listener { socket, at, stack: layers.stack(endpoint, codec) })
+        Ok(Listener { socket, at, stack: layers.stack(endpoint) })
     };
     endpoints.iter().map(bind).collect()
 }

@@ -52,7 +52,7 @@ pub(crate) async fn reload_at_hangup(wanted: bool, handle: &ServerHandle) {
 
 #[cfg(not(all(unix, feature = "tls")))]
 pub(crate) async fn reload_at_hangup(_: bool, _: &ServerHandle) {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(not(unix))]

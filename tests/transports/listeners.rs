@@ -14,9 +14,11 @@ async fn a_connection_knows_where_it_came_in() {
     let mut watched = Watched::start(at(&TWO)).await;
     for endpoint in 0..2 {
         let port = watched.port(endpoint);
-        let _client = TestClient::connect(([127, 0, 0, 1], port).into()).await;
+        let client = TestClient::connect(([127, 0, 0, 1], port).into()).await;
         let conn = watched.started().await;
         assert_eq!((conn.scheme(), conn.local_addr().port()), (Scheme::Tcp, port));
+        drop(client);
+        assert_eq!(watched.removed().await, CloseReason::PeerClosed);
     }
     watched.server.stop().await.unwrap();
 }

@@ -202,14 +202,14 @@ async fn clear_conn_and_a_stop_end_handshakes_at_once() {
     let mut watched = Watched::start(files.settings()).await;
     let mut silent = TestClient::connect(watched.server.addr()).await;
     let handle = watched.server.handle().clone();
-    while handle.connections().len() == 0 {
+    while handle.connections().is_empty() {
         tokio::task::yield_now().await;
     }
     assert_eq!(within(handle.clear_conn()).await, 1);
     assert_eq!(watched.removed().await, CloseReason::Cleared);
     assert_eq!(silent.recv().await, None);
     let mut silent = TestClient::connect(watched.server.addr()).await;
-    while handle.connections().len() == 0 {
+    while handle.connections().is_empty() {
         tokio::task::yield_now().await;
     }
     let report = watched.server.stop().await.unwrap();

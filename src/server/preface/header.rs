@@ -114,7 +114,6 @@ fn bad(why: &'static str) -> Option<AddError> {
     Some(AddError::NoProxyHeader(why))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn cut(_: io::Error) -> Option<AddError> {
     bad("it is cut")
 }
