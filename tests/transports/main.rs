@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail by panicking, too
 
+#[cfg(all(feature = "tls", feature = "ws"))]
+mod clients;
 mod listeners;
 #[cfg(feature = "proxy")]
 mod proxy;

@@ -23,13 +23,13 @@ use zinxide::{
 use super::support::{ECHO, Watched, at, frame};
 
 /// PEM files of one test.
-struct Files {
+pub(crate) struct Files {
     folder: PathBuf,
 }
 
 impl Files {
     /// A folder of this name, with a certificate and its key.
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{test}"));
         fs::create_dir_all(&folder).unwrap();
         let files = Self { folder };
@@ -37,7 +37,7 @@ impl Files {
         files
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.join(name).to_str().unwrap().to_owned()
     }
 
@@ -53,7 +53,7 @@ impl Files {
         self.write("key.pem", &signing_key.serialize_pem());
     }
 
-    fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         Settings {
             tls_cert: self.path("cert.pem"),
             tls_key: self.path("key.pem"),
