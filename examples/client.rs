@@ -14,6 +14,14 @@ struct Options {
     /// Where the server listens: host:port, or an endpoint like tcp://localhost:7777
     #[arg(default_value = "127.0.0.1:7777")]
     endpoint: String,
+    /// PEM file of the roots to trust, in place of the system's
+    #[cfg(feature = "tls")]
+    #[arg(long)]
+    ca: Option<std::path::PathBuf>,
+    /// The name that the server's certificate must have, if it is not the host
+    #[cfg(feature = "tls")]
+    #[arg(long)]
+    server_name: Option<String>,
     /// Ends after so many messages sent, when each is answered
     #[arg(long)]
     count: Option<u64>,
@@ -24,12 +32,28 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
     url.parse().map_err(|error| format!("{error}"))
 }
 
+#[cfg(feature = "tls")]
+fn tls(options: &Options) -> Result<zinxide::client::Tls, String> {
+    let mut tls = zinxide::client::Tls::new();
+    if let Some(file) = &options.ca {
+        let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        tls = tls.roots_pem(pem);
+    }
+    if let Some(name) = &options.server_name {
+        tls = tls.server_name(name);
+    }
+    Ok(tls)
+}
+
 #[actix::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     println!("Client Test ... start");
     let (received, mut messages) = tokio::sync::mpsc::unbounded_channel();
-    let client = Client::builder(endpoint(&options.endpoint)?)
+    let client = Client::builder(endpoint(&options.endpoint)?);
+    #[cfg(feature = "tls")]
+    let client = client.tls(tls(&options)?);
+    let client = client
         .route_others(Route::function(async move |mut msg: Inbound| {
             let _ = received.send((msg.id(), msg.take_payload()));
         }))
