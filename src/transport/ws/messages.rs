@@ -118,6 +118,10 @@ impl Transport for Messages {
         self.stream.get_ref().below.taken()
     }
 
+    fn begun(&self) -> usize {
+        self.outgoing.len()
+    }
+
     fn signs(&mut self) -> Signs {
         let part = self.over.is_none() && self.stream.get_ref().marks.part() > 0;
         Signs { alive: std::mem::take(&mut self.alive), part }
