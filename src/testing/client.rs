@@ -44,8 +44,8 @@ impl TestClient {
 }
 
 impl TestClient<TestStream> {
-    /// Connects to an endpoint of any scheme, with the default wire format. What certificates
-    /// [`TestStream::connect`] says.
+    /// Connects to an endpoint of any scheme, with the default wire format. What the `roots` of a server
+    /// with TLS are says [`TestStream::connect`].
     ///
     /// ```
     /// # use zinxide::testing::{TestClient, TestServer, settings};
