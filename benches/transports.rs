@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use zinxide::client::{Client, ClientBuilder, Tls};
 use zinxide::testing::TestServer;
-use zinxide::{Endpoint, Inbound, Server, Settings};
+use zinxide::{Inbound, Server, Settings};
 
 const SCHEMES: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 const ECHO: u32 = 1;
@@ -88,8 +88,7 @@ impl Bench {
     }
 
     fn client(&self, at: usize) -> ClientBuilder {
-        let addr = &self.server.handle().listen_addrs()[at];
-        let endpoint: Endpoint = addr.to_string().parse().unwrap();
+        let endpoint = self.server.handle().listen_addrs()[at].endpoint();
         let tls = Tls::new().roots_pem(self.roots.clone()).server_name("localhost");
         Client::builder(endpoint).settings(settings()).tls(tls).no_reconnect()
     }

@@ -112,6 +112,15 @@ impl Endpoint {
     }
 }
 
+impl ListenAddr {
+    /// The endpoint for clients of the same machine, or of the same network.
+    pub fn endpoint(&self) -> Endpoint {
+        let Self { scheme, addr, path } = self;
+        let (host, port) = (addr.ip().to_string(), addr.port());
+        Endpoint { scheme: *scheme, host, port, path: path.clone() }
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = BadEndpoint;
 

@@ -16,10 +16,15 @@
 //! }
 //! ```
 //!
+//! [`TestClient::connect_to`] speaks whatever a server speaks: TLS, WebSocket, both.
+//!
 //! # Panics
 //!
 //! All of it panics where a test should fail: when a socket fails, and when something takes longer
 //! than [`PATIENCE`].
+
+mod client;
+mod stream;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,16 +34,13 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use actix_rt::task::JoinHandle;
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_util::codec::Encoder;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::codec::FrameCodec;
 use crate::conn::{Conn, ConnId};
 use crate::conn_manager::{Add, Admission, ConnManager, Registration};
 use crate::connection::{Connection, Lives, Local, watch};
-use crate::endpoint::{ListenAddr, Scheme};
+use crate::endpoint::{Endpoint, ListenAddr, Scheme};
 use crate::event::Stats;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
@@ -46,6 +48,8 @@ use crate::router::{Router, Table};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
 use crate::transport::Plain;
+pub use client::TestClient;
+pub use stream::{TestStream, TestWire};
 
 /// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only
 /// tests that fail.
@@ -173,6 +177,11 @@ impl TestServer {
         self.handle.local_addr()
     }
 
+    /// Where it listens, the first if there are several, as a client says it.
+    pub fn endpoint(&self) -> Endpoint {
+        self.handle.listen_addrs()[0].endpoint()
+    }
+
     /// The handle to it.
     pub fn handle(&self) -> &ServerHandle {
         &self.handle
@@ -190,81 +199,5 @@ impl TestServer {
             Ok(ended) => ended,
             Err(panic) => panic!("the server panicked: {panic}"),
         }
-    }
-}
-
-/// A client that speaks frames, and bytes where a test must break the rules.
-#[derive(Debug)]
-pub struct TestClient {
-    stream: TcpStream,
-    received: BytesMut,
-    codec: FrameCodec,
-}
-
-impl TestClient {
-    /// Connects, with the default wire format.
-    pub async fn connect(addr: SocketAddr) -> Self {
-        match within(TcpStream::connect(addr)).await {
-            Ok(stream) => {
-                Self::on(stream, FrameCodec::new(Settings::default().wire_format, u32::MAX))
-            }
-            Err(error) => panic!("cannot connect to {addr}: {error}"),
-        }
-    }
-
-    /// A client on a stream that is connected already.
-    pub fn on(stream: TcpStream, codec: FrameCodec) -> Self {
-        Self { stream, received: BytesMut::new(), codec }
-    }
-
-    /// Sends a frame; panics if the connection is closed.
-    pub async fn send(&mut self, id: MsgId, payload: impl Into<Bytes>) {
-        let mut bytes = BytesMut::new();
-        let encoded = self.codec.encode(Frame::new(id, payload), &mut bytes);
-        assert!(encoded.is_ok(), "the frame cannot be encoded");
-        self.send_bytes(&bytes).await;
-    }
-
-    /// Sends bytes as they are; panics if the connection is closed.
-    pub async fn send_bytes(&mut self, bytes: &[u8]) {
-        if let Err(error) = within(self.stream.write_all(bytes)).await {
-            panic!("cannot send: {error}");
-        }
-    }
-
-    /// The next frame, or `None` when the connection is closed or reset.
-    pub async fn recv(&mut self) -> Option<Frame> {
-        loop {
-            match self.codec.next_frame(&mut self.received) {
-                Ok(Some(frame)) => return Some(frame),
-                Ok(None) => {}
-                Err(error) => panic!("the server broke the protocol: {error}"),
-            }
-            match within(self.stream.read_buf(&mut self.received)).await {
-                Ok(1..) => {}
-                Ok(0) | Err(_) if self.received.is_empty() => return None,
-                Ok(0) | Err(_) => panic!("closed inside a frame: {:?}", self.received),
-            }
-        }
-    }
-
-    /// All frames up to the end of the connection, which must come.
-    pub async fn recv_to_end(&mut self) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        while let Some(frame) = self.recv().await {
-            frames.push(frame);
-        }
-        frames
-    }
-
-    /// The stream, for what the kit has no word for.
-    pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
-    }
-
-    /// Ends the connection by a reset.
-    pub fn reset(self) {
-        // Zero linger: the system resets the connection instead of closing it in order.
-        let _ = self.stream.set_zero_linger();
     }
 }

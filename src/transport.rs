@@ -57,6 +57,12 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         None
     }
 
+    /// How many of the bytes that were written last it keeps even when it is flushed, because they are not
+    /// a whole frame.
+    fn begun(&self) -> usize {
+        0
+    }
+
     /// What has come since this was asked that was not read.
     fn signs(&mut self) -> Signs {
         Signs::default()

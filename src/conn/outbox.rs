@@ -334,8 +334,10 @@ impl Batch {
     }
 
     /// How many frames at the front are wholly written although their segment is not: what the
-    /// counts of the outbox do not know, since they fall when a segment is done.
-    pub(crate) fn frames_written_of_front(&self, codec: &FrameCodec) -> usize {
+    /// counts of the outbox do not know, since they fall when a segment is done. The last `kept` bytes of
+    /// what was written do not count: somebody keeps them.
+    pub(crate) fn frames_written_of_front(&self, codec: &FrameCodec, kept: usize) -> usize {
+        let written = self.written.saturating_sub(kept);
         let front = match self.segments.front() {
             Some(Segment { kind: Kind::Run, bytes, .. }) => &bytes[..],
             Some(_) => return 0,
@@ -345,7 +347,7 @@ impl Batch {
         let mut done = 0;
         while let Some(frame_len) = codec.frame_len(rest) {
             // A shared payload follows in a segment of its own.
-            if front.len() - rest.len() + frame_len > self.written.min(front.len()) {
+            if front.len() - rest.len() + frame_len > written.min(front.len()) {
                 break;
             }
             done += 1;

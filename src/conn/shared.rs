@@ -509,8 +509,9 @@ impl Shared {
         self.lock().draining = false;
     }
 
-    /// Closes the outbox for good. Answers what was in it.
-    pub(crate) fn cut(&self, batch: &Batch) -> Unsent {
+    /// Closes the outbox for good. Answers what was in it, of which the writer's transport keeps the last
+    /// `kept` bytes that it was given.
+    pub(crate) fn cut(&self, batch: &Batch, kept: usize) -> Unsent {
         let mut state = self.lock();
         state.draining = false;
         state.closing.get_or_insert(CloseReason::WorkerGone);
@@ -524,7 +525,7 @@ impl Shared {
         // Dropped here and not under the lock: its payloads are the application's.
         let unsent = outbox.unsent();
         drop(outbox);
-        let done = batch.frames_written_of_front(&self.limits.codec);
+        let done = batch.frames_written_of_front(&self.limits.codec, kept);
         Unsent { frames: unsent.frames.saturating_sub(done), ..unsent }
     }
 }

@@ -22,6 +22,9 @@ use crate::turn::Turn;
 /// So many bytes of answers are written before more messages are handled.
 const FLUSH_FROM: usize = 64 * 1024;
 
+/// So many bytes are written to a transport that keeps them before it is asked to let go of them.
+const KEPT: usize = 16 * 1024;
+
 /// A connection as its worker sees it.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -210,8 +213,7 @@ impl Link {
             let (frames, bytes) = batch.size();
             self.conn.shared().adopt(frames, bytes);
         }
-        *kept = Unsent::default();
-        let cut = self.conn.shared().cut(batch);
+        let cut = self.conn.shared().cut(batch, std::mem::take(kept).bytes);
         *batch = Batch::default();
         cut
     }
@@ -241,21 +243,38 @@ impl Io {
             shared.adopt(frames, bytes);
         }
         let before = transport.taken();
-        let written = poll_write_all(transport, batch, shared, cx, |frames, bytes, _| {
-            kept.frames += frames;
-            kept.bytes += bytes;
-        });
-        let flushed = match written {
-            Poll::Ready(Ok(())) => Pin::new(&mut **transport).poll_flush(cx),
-            unfinished => unfinished,
-        };
+        let flushed = poll_flush_kept(transport, kept, batch, shared, cx);
         *progress |= transport.taken() != before;
-        ready!(flushed)?;
-        let Unsent { frames, bytes } = std::mem::take(kept);
-        if bytes > 0 {
-            shared.written(frames, bytes);
+        flushed
+    }
+}
+
+/// Writes the outbox by a transport that keeps what is written until it is flushed. A peer that is always
+/// behind would have it flush all of the outbox never, and everything count as unsent that it has long got:
+/// so it is flushed in between.
+fn poll_flush_kept(
+    transport: &mut Boxed,
+    kept: &mut Unsent,
+    batch: &mut Batch,
+    shared: &Shared,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        let is_last = batch.is_empty() && !shared.next_batch(batch);
+        if is_last || kept.bytes >= KEPT {
+            ready!(Pin::new(&mut **transport).poll_flush(cx))?;
+            let begun = Unsent { frames: 0, bytes: transport.begun() };
+            let Unsent { frames, bytes } = std::mem::replace(kept, begun);
+            if bytes > begun.bytes {
+                shared.written(frames, bytes - begun.bytes);
+            }
         }
-        Poll::Ready(Ok(()))
+        if is_last {
+            return Poll::Ready(Ok(()));
+        }
+        let n = ready!(poll_write(transport, batch, cx))?;
+        kept.frames += batch.advance(n);
+        kept.bytes += n;
     }
 }
 

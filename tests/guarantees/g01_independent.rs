@@ -2,10 +2,11 @@
 
 use zinxide::conn_manager::{Get, Len, Remove};
 use zinxide::router::{Lookup, Register};
-use zinxide::testing::{TestClient, TestServer, settings, within};
+use zinxide::testing::{TestServer, within};
 use zinxide::{CloseReason, Frame, FrameCodec, Inbound, Route, Server, WireFormat};
 
 use crate::support::{Event, echo, journal, round_trip, tuned};
+use crate::transport::{assert_refused, connect, connect_with, settings};
 
 #[actix::test]
 async fn g1_each_server_has_a_limit_and_a_count_of_its_own() {
@@ -13,15 +14,15 @@ async fn g1_each_server_has_a_limit_and_a_count_of_its_own() {
     let large = Server::new(tuned(|s| s.max_conn = 3)).route_fn(1, echo);
     let (small, large) = (TestServer::start(small).await, TestServer::start(large).await);
 
-    let mut only = TestClient::connect(small.addr()).await;
+    let mut only = connect(small.addr()).await;
     round_trip(&mut only, 1).await;
     let mut others = Vec::new();
     for _ in 0..3 {
-        let mut client = TestClient::connect(large.addr()).await;
+        let mut client = connect(large.addr()).await;
         round_trip(&mut client, 1).await;
         others.push(client);
     }
-    assert_eq!(TestClient::connect(small.addr()).await.recv().await, None);
+    assert_refused(small.addr()).await;
 
     assert_eq!((small.handle().stats().admitted, small.handle().stats().refused), (1, 1));
     assert_eq!((large.handle().stats().admitted, large.handle().stats().refused), (3, 0));
@@ -39,8 +40,8 @@ async fn g1_each_server_has_routes_of_its_own() {
     let late = Register { id: 2, route: Route::function(async |_: Inbound| (2, "late a")) };
     within(a.handle().router().send(late)).await.unwrap().unwrap();
 
-    let mut of_a = TestClient::connect(a.addr()).await;
-    let mut of_b = TestClient::connect(b.addr()).await;
+    let mut of_a = connect(a.addr()).await;
+    let mut of_b = connect(b.addr()).await;
     of_a.send(1, "").await;
     of_b.send(1, "").await;
     assert_eq!(of_a.recv().await, Some(Frame::new(1, "a")));
@@ -69,9 +70,8 @@ async fn g1_each_server_obeys_its_own_settings() {
     let a = TestServer::start(a_journal.hooks(Server::new(tight).route_fn(1, echo))).await;
     let b = TestServer::start(b_journal.hooks(Server::new(big_endian).route_fn(1, echo))).await;
 
-    let mut of_a = TestClient::connect(a.addr()).await;
-    let stream = within(tokio::net::TcpStream::connect(b.addr())).await.unwrap();
-    let mut of_b = TestClient::on(stream, FrameCodec::new(WireFormat::TlvBe, u32::MAX));
+    let mut of_a = connect(a.addr()).await;
+    let mut of_b = connect_with(b.addr(), FrameCodec::new(WireFormat::TlvBe, u32::MAX)).await;
     of_b.send(1, "12345").await;
     assert_eq!(of_b.recv().await, Some(Frame::new(1, "12345")));
     of_a.send(1, "1234").await;
@@ -97,9 +97,9 @@ async fn g1_each_server_numbers_its_connections_by_itself() {
     let b = b_journal.hooks(Server::new(settings()).route_fn(1, echo));
     let (a, b) = (TestServer::start(a).await, TestServer::start(b).await);
 
-    let mut of_a = TestClient::connect(a.addr()).await;
+    let mut of_a = connect(a.addr()).await;
     let id = a_events.started().await;
-    let mut of_b = TestClient::connect(b.addr()).await;
+    let mut of_b = connect(b.addr()).await;
     assert_eq!(b_events.started().await, id, "both servers begin with the same id");
 
     within(a.handle().conn_manager().send(Remove(id))).await.unwrap().unwrap();
@@ -117,8 +117,8 @@ async fn g1_each_server_numbers_its_connections_by_itself() {
 async fn g1_clearing_and_stopping_one_server_leaves_the_other_alone() {
     let a = TestServer::start(Server::new(settings()).route_fn(1, echo)).await;
     let b = TestServer::start(Server::new(settings()).route_fn(1, echo)).await;
-    let mut of_a = TestClient::connect(a.addr()).await;
-    let mut of_b = TestClient::connect(b.addr()).await;
+    let mut of_a = connect(a.addr()).await;
+    let mut of_b = connect(b.addr()).await;
     round_trip(&mut of_a, 1).await;
     round_trip(&mut of_b, 1).await;
 
@@ -127,6 +127,6 @@ async fn g1_clearing_and_stopping_one_server_leaves_the_other_alone() {
     a.handle().broadcast((7, "for a")).await.unwrap();
     a.stop().await.unwrap();
     round_trip(&mut of_b, 1).await;
-    round_trip(&mut TestClient::connect(b.addr()).await, 1).await;
+    round_trip(&mut connect(b.addr()).await, 1).await;
     b.stop().await.unwrap();
 }

@@ -1,18 +1,23 @@
 //! G2: never more than `max_conn` connections are admitted; a refused one is closed at once,
 //! counted and logged, and its hooks do not run.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use actix::Actor;
 use actix_rt::Arbiter;
 use futures_util::future::join_all;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc::unbounded_channel;
 use zinxide::conn_manager::{Add, AddError, Len, Remove};
-use zinxide::testing::{TestClient, TestServer, conn, within};
+use zinxide::testing::{TestServer, conn, within};
 use zinxide::{CloseReason, ConnManager, Frame, MsgId, Server};
 
+use crate::SCHEME;
 use crate::support::{Event, echo, journal, log_lines, raise_descriptor_limit, round_trip, tuned};
+use crate::transport::{assert_refused, connect, dial};
 
 /// What a start hook sends, so that a client knows that it was admitted.
 const HELLO: MsgId = 9;
@@ -39,14 +44,13 @@ async fn g2_never_more_than_max_conn_are_admitted_under_two_thousand_dials() {
     let addr = server.addr();
     let dials = (0..DIALS).map(|_| {
         actix_rt::spawn(async move {
-            let mut client = TestClient::connect(addr).await;
-            let greeted = client.recv().await;
-            (client, greeted)
+            let mut client = dial(addr).await.ok()?;
+            client.recv().await.map(|_| client)
         })
     });
     let clients: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
 
-    let greeted = clients.iter().filter(|(_, greeted)| greeted.is_some()).count();
+    let greeted = clients.iter().flatten().count();
     assert_eq!(greeted, MAX, "all places are taken, and no more");
     let stats = server.handle().stats();
     assert_eq!((stats.admitted, stats.refused, stats.ended), (MAX as u64, (DIALS - MAX) as u64, 0));
@@ -81,7 +85,9 @@ async fn g2_never_more_than_max_conn_are_there_while_connections_come_and_go() {
         actix_rt::spawn(async move {
             let mut greeted = 0;
             for _ in 0..DIALS {
-                greeted += usize::from(TestClient::connect(addr).await.recv().await.is_some());
+                if let Ok(mut client) = dial(addr).await {
+                    greeted += usize::from(client.recv().await.is_some());
+                }
             }
             greeted
         })
@@ -133,18 +139,23 @@ async fn g2_a_refused_dial_is_closed_at_once_counted_and_logged_and_has_no_hooks
     let mut lines = log_lines();
     let (journal, mut events) = journal();
     let server = TestServer::start(journal.hooks(full_from(1))).await;
-    let mut admitted = TestClient::connect(server.addr()).await;
+    let mut admitted = connect(server.addr()).await;
     let id = events.started().await;
 
-    let mut silent = TestClient::connect(server.addr()).await;
-    assert_eq!(silent.recv().await, None);
-    let peer = silent.stream().local_addr().unwrap();
+    // One that says nothing, nor shakes hands if there is somebody to shake hands with.
+    let mut silent = TcpStream::connect(server.addr()).await.unwrap();
+    let peer = silent.local_addr().unwrap();
     let line = lines.with(&format!("connection from {peer} refused")).await;
     assert!(line.starts_with("WARN zinxide ") && line.contains("1 connections"), "{line}");
+    if !SCHEME.has_ws() {
+        // Over WebSocket it is waited for, to be told why.
+        assert_eq!(within(silent.read_u8()).await.unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
     // One that talks at once is refused just so: nothing it says is handled.
-    let mut eager = TestClient::connect(server.addr()).await;
-    eager.send(1, "let me in").await;
-    assert_eq!(eager.recv().await, None);
+    if let Ok(mut eager) = dial(server.addr()).await {
+        eager.send(1, "let me in").await;
+        assert_eq!(eager.recv().await, None);
+    }
 
     assert_eq!((server.handle().stats().admitted, server.handle().stats().refused), (1, 2));
     round_trip(&mut admitted, 1).await;
@@ -156,17 +167,18 @@ async fn g2_a_refused_dial_is_closed_at_once_counted_and_logged_and_has_no_hooks
 async fn g2_a_place_that_was_given_back_is_given_again() {
     let (journal, mut events) = journal();
     let server = TestServer::start(journal.hooks(full_from(2))).await;
-    let _first = TestClient::connect(server.addr()).await;
+    let _first = connect(server.addr()).await;
     let id = events.started().await;
-    let _second = TestClient::connect(server.addr()).await;
+    let _second = connect(server.addr()).await;
     events.started().await;
-    assert_eq!(TestClient::connect(server.addr()).await.recv().await, None);
+    assert_refused(server.addr()).await;
 
     within(server.handle().conn_manager().send(Remove(id))).await.unwrap().unwrap();
-    let mut third = TestClient::connect(server.addr()).await;
+    let mut third = connect(server.addr()).await;
     third.send(1, "in").await;
     assert_eq!(third.recv().await, Some(Frame::new(1, "in")));
-    assert_eq!(TestClient::connect(server.addr()).await.recv().await, None, "full again");
+    // Full again.
+    assert_refused(server.addr()).await;
     assert_eq!((server.handle().stats().admitted, server.handle().stats().refused), (3, 2));
     server.stop().await.unwrap();
 }

@@ -6,17 +6,17 @@ use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 use actix::{Actor, ActorContext, Context, Handler};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, oneshot};
 use zinxide::conn_manager::{Get, Ids, Len, Remove};
-use zinxide::testing::{TestClient, TestServer, settings, within};
-use zinxide::{
-    CloseReason, Conn, ConnId, Frame, FrameError, Inbound, Server, ServerHandle, Slow, Unrouted,
-};
+use zinxide::testing::{TestServer, within};
+use zinxide::{CloseReason, Conn, ConnId, Frame, Inbound, Server, ServerHandle, Slow, Unrouted};
 
 use crate::support::{
     Does, Drives, Event, Events, Journal, echo, echo_actor, journal, one_worker, panic_on_purpose,
     round_trip, tuned, whole_frames,
+};
+use crate::transport::{
+    TestClient, begin_frame, connect, dial, half_close, settings, too_large, truncated,
 };
 
 /// A server whose hooks are journaled, with one connection that has started.
@@ -35,7 +35,7 @@ impl House {
 
     async fn journaled(server: Server, mut events: Events) -> Self {
         let server = TestServer::start(server).await;
-        let client = TestClient::connect(server.addr()).await;
+        let client = connect(server.addr()).await;
         let id = events.started().await;
         Self { server, events, client, id }
     }
@@ -55,7 +55,7 @@ impl House {
 #[actix::test]
 async fn g3_a_peer_that_closes_ends_as_peer_closed() {
     let mut house = House::with_one(Server::new(settings())).await;
-    house.client.stream().shutdown().await.unwrap();
+    half_close(&mut house.client).await;
     assert_eq!(house.client.recv().await, None);
     house.ends_as(CloseReason::PeerClosed).await;
 }
@@ -73,17 +73,16 @@ async fn g3_a_peer_that_resets_ends_as_io() {
 #[actix::test]
 async fn g3_a_stream_that_ends_inside_a_frame_ends_as_protocol() {
     let mut house = House::with_one(Server::new(settings())).await;
-    house.client.send_bytes(&[4, 0, 0]).await;
-    house.client.stream().shutdown().await.unwrap();
-    house.ends_as(CloseReason::Protocol(FrameError::Truncated { have: 3 })).await;
+    begin_frame(&mut house.client, 12, &[4, 0, 0]).await;
+    half_close(&mut house.client).await;
+    house.ends_as(truncated(12, &[4, 0, 0])).await;
 }
 
 #[actix::test]
 async fn g3_an_oversized_frame_ends_as_protocol() {
     let mut house = House::with_one(Server::new(tuned(|s| s.max_packet_size = 10))).await;
     house.client.send(5, vec![0; 11]).await;
-    let error = FrameError::TooLarge { id: 5, announced: 11, max: 10 };
-    house.ends_as(CloseReason::Protocol(error)).await;
+    house.ends_as(too_large(5, 11, 10)).await;
 }
 
 #[actix::test]
@@ -208,7 +207,7 @@ async fn g3_a_panic_in_the_start_hook_ends_as_hook_panicked_and_handles_no_messa
         })
         .on_conn_stop(move |conn, why| stop.write(Event::Stopped(conn.id(), why.clone())));
     let server = TestServer::start(server).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     client.send(1, "").await;
     let id = events.started().await;
     assert_eq!(events.next().await, Event::Stopped(id, CloseReason::HookPanicked));
@@ -286,7 +285,7 @@ async fn g3_a_message_for_a_dead_shared_actor_ends_as_handler_gone() {
         house.events.next().await,
         Event::Stopped(house.id, CloseReason::HandlerPanicked(7))
     );
-    house.client = TestClient::connect(house.server.addr()).await;
+    house.client = connect(house.server.addr()).await;
     house.id = house.events.started().await;
     house.client.send(7, "").await;
     house.ends_as(CloseReason::HandlerGone(7)).await;
@@ -323,7 +322,7 @@ async fn g3_a_server_that_is_dropped_ends_its_connections_as_worker_gone() {
     let server = journal.hooks(Server::new(settings())).without_signals().bind().await.unwrap();
     let addr = server.local_addr();
     let served = actix_rt::spawn(server.serve());
-    let mut client = TestClient::connect(addr).await;
+    let mut client = connect(addr).await;
     let id = events.started().await;
     served.abort();
     assert_eq!(events.next().await, Event::Stopped(id, CloseReason::WorkerGone));
@@ -361,7 +360,7 @@ async fn g3_the_start_hook_runs_after_admission() {
     handle.set(server.handle()).unwrap();
     let served = actix_rt::spawn(server.serve());
     let handle = handle.get().unwrap();
-    let _client = TestClient::connect(handle.local_addr()).await;
+    let _client = connect(handle.local_addr()).await;
     assert_eq!(within(rx).await.unwrap(), (true, 1));
     handle.stop().await;
     within(served).await.unwrap().unwrap();
@@ -391,12 +390,11 @@ async fn g3_start_comes_before_the_first_message_and_stop_after_the_last() {
     let server = TestServer::start(routes_of_all_kinds(&journal)).await;
     for route in [1, 2, 3] {
         for round in 0..20 {
-            // All of it is there when the connection is admitted.
-            let stream = within(tokio::net::TcpStream::connect(server.addr())).await.unwrap();
-            let mut client = TestClient::on(stream, crate::support::codec());
+            // All of it is there when the connection is admitted, or has shaken hands.
+            let mut client = connect(server.addr()).await;
             let frames = (0..10).map(|_| Frame::new(route, "now"));
             client.send_bytes(&crate::support::encoded(frames)).await;
-            client.stream().shutdown().await.unwrap();
+            half_close(&mut client).await;
             let id = events.started().await;
             for _ in 0..10 {
                 assert_eq!(events.next().await, Event::Handled(id, route), "round {round}");
@@ -468,7 +466,7 @@ async fn g3_a_connection_whose_start_hook_stops_it_handles_nothing_and_has_a_sto
         })
         .on_conn_stop(move |conn, why| stop.write(Event::Stopped(conn.id(), why.clone())));
     let server = TestServer::start(server).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     client.send(1, "").await;
     assert_eq!(client.recv_to_end().await, [Frame::new(9, "not today")]);
     let id = events.started().await;
@@ -491,12 +489,13 @@ async fn g3_a_connection_that_ended_before_its_worker_began_it_has_no_hooks() {
     });
     let server = TestServer::start(server).await;
     let manager = server.handle().conn_manager();
-    let mut first = TestClient::connect(server.addr()).await;
+    let mut first = connect(server.addr()).await;
     let first_id = events.started().await;
     first.send(1, "").await;
     within(begun).await.unwrap();
 
-    let mut second = TestClient::connect(server.addr()).await;
+    // Who shakes hands has to wait for that, too.
+    let second = actix_rt::spawn(dial(server.addr()));
     let admitted = async {
         loop {
             let ids = manager.send(Ids).await.unwrap();
@@ -513,7 +512,9 @@ async fn g3_a_connection_that_ended_before_its_worker_began_it_has_no_hooks() {
     assert!(conn.is_closed());
     release.send(()).unwrap();
     within(removed).await.unwrap().unwrap();
-    assert_eq!(second.recv().await, None);
+    if let Ok(mut second) = second.await.unwrap() {
+        assert_eq!(second.recv().await, None);
+    }
     server.stop().await.unwrap();
     assert_eq!(events.rest(), [Event::Stopped(first_id, CloseReason::Shutdown)]);
 }
@@ -532,7 +533,7 @@ async fn g3_every_connection_of_many_that_end_in_different_ways_has_one_start_an
     let addr = server.addr();
     let clients = (0..CLIENTS).map(|n| {
         actix_rt::spawn(async move {
-            let mut client = TestClient::connect(addr).await;
+            let mut client = connect(addr).await;
             round_trip(&mut client, 1 + n as u32 % 2).await;
             match n % 6 {
                 0 => drop(client),

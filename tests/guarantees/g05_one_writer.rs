@@ -5,13 +5,13 @@ use std::collections::HashMap;
 
 use actix_rt::Arbiter;
 use futures_util::future::join_all;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc::unbounded_channel;
 use zinxide::conn_manager::Get;
-use zinxide::testing::{TestClient, TestServer, settings, within};
+use zinxide::testing::{TestServer, within};
 use zinxide::{Conn, Frame, Inbound, MsgId, SendError, Server};
 
-use crate::support::{client_and_writer, echo, encoded, journal, one_worker, tuned};
+use crate::support::{echo, encoded, journal, one_worker, tuned};
+use crate::transport::{TestClient, client_and_writer, connect, settings, write};
 
 /// Payload sizes on both sides of every boundary that the writer may have: none at all, copied
 /// ones, shared ones, ones larger than a socket takes at once.
@@ -63,7 +63,7 @@ async fn g5_frames_of_many_tasks_on_many_threads_arrive_whole_and_in_the_order_o
     let (journal, mut events) = journal();
     let settings = tuned(|s| s.max_msg_chan_len = 20);
     let server = TestServer::start(journal.hooks(Server::new(settings))).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     let id = events.started().await;
     let conn = server.handle().conn_manager().send(Get(id)).await.unwrap().unwrap();
 
@@ -113,7 +113,7 @@ async fn g5_tasks_on_the_connections_own_thread_and_answers_are_written_by_one_w
     // Requests whose answers, in order, are a series as well.
     let requests = encoded((0..FRAMES).map(|n| nth(100, n)));
     client.send(1, "").await;
-    let sent = actix_rt::spawn(async move { writer.write_all(&requests).await });
+    let sent = actix_rt::spawn(async move { write(&mut writer, &requests).await });
     let series: Vec<_> = (0..TASKS).chain([100]).collect();
     assert_in_order(&mut client, &series, FRAMES).await;
     within(sent).await.unwrap().unwrap();
@@ -135,7 +135,7 @@ async fn g5_an_awaiting_send_is_not_overtaken_by_a_buffered_one_of_its_task() {
         }
     });
     let server = TestServer::start(server).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     client.send(1, "").await;
     for n in 0..2 * ROUNDS {
         assert_eq!(client.recv().await, Some(Frame::new(2, n.to_le_bytes().to_vec())));
@@ -154,11 +154,8 @@ async fn g5_broadcasts_do_not_cut_into_frames_that_are_half_written() {
         s.max_msg_chan_bytes = 256 << 20;
     });
     let server = TestServer::start(journal.hooks(Server::new(settings))).await;
-    let mut clients = [
-        TestClient::connect(server.addr()).await,
-        TestClient::connect(server.addr()).await,
-        TestClient::connect(server.addr()).await,
-    ];
+    let mut clients =
+        [connect(server.addr()).await, connect(server.addr()).await, connect(server.addr()).await];
     let mut conns = Vec::new();
     for _ in &clients {
         let id = events.started().await;
@@ -188,7 +185,7 @@ async fn g5_a_broadcast_that_the_socket_takes_in_part_is_finished_before_anythin
     let (journal, mut events) = journal();
     let settings = tuned(|s| s.max_msg_chan_bytes = 256 << 20);
     let server = TestServer::start(journal.hooks(Server::new(settings))).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     let id = events.started().await;
     let conn = server.handle().conn_manager().send(Get(id)).await.unwrap().unwrap();
     // More than the kernel keeps for a peer that does not read: one of these is the first that it

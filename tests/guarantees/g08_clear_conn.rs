@@ -10,16 +10,17 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use zinxide::conn_manager::{ClearConn, Get, Ids, Len};
-use zinxide::testing::{PATIENCE, TestClient, TestServer, settings, within};
+use zinxide::testing::{PATIENCE, TestServer, within};
 use zinxide::{CloseReason, Inbound, Server, ServerHandle};
 
 use crate::support::{Event, Events, echo, journal, one_worker, round_trip, tuned};
+use crate::transport::{TestClient, connect, dial, leave, settings, write};
 
 /// Makes `n` connections and waits until all have started.
 async fn join(server: &TestServer, events: &mut Events, n: usize) -> Vec<TestClient> {
     let mut clients = Vec::new();
     for _ in 0..n {
-        clients.push(TestClient::connect(server.addr()).await);
+        clients.push(connect(server.addr()).await);
         events.started().await;
     }
     clients
@@ -112,11 +113,8 @@ async fn assert_clears_from_inside(
     let mut clients = join(server, &mut events, 20).await;
     for client in &mut clients {
         // The first ones may have cleared this one already.
-        let _ = tokio::io::AsyncWriteExt::write_all(
-            client.stream(),
-            &crate::support::encoded([zinxide::Frame::new(route, "")]),
-        )
-        .await;
+        let frame = crate::support::encoded([zinxide::Frame::new(route, "")]);
+        let _ = write(client.stream(), &frame).await;
     }
     let (_, left) = within(found.recv()).await.unwrap();
     assert_eq!(left, 0);
@@ -216,12 +214,11 @@ async fn g8_from_inside_the_start_hook() {
         })
         .on_conn_stop(move |conn, why| stop.write(Event::Stopped(conn.id(), why.clone())));
     let server = known.start(server).await;
-    let clients: Vec<_> =
-        join_all((0..30).map(|_| TestClient::connect(server.addr()))).await.into_iter().collect();
-    for mut client in clients {
+    let dials = join_all((0..30).map(|_| dial(server.addr()))).await;
+    // Those that were cleared before they began have no hooks and are gone all the same.
+    for mut client in dials.into_iter().flatten() {
         assert_eq!(client.recv().await, None);
     }
-    // Those that were cleared before they began have no hooks and are gone all the same.
     within(server.handle().clear_conn()).await;
     assert_eq!(server.handle().conn_manager().send(Len).await.unwrap(), 0);
     assert_eq!(server.handle().stats().ended, 30);
@@ -245,7 +242,7 @@ async fn g8_from_inside_the_stop_hook() {
         });
     let server = known.start(server).await;
     let mut clients = join(&server, &mut events, 30).await;
-    drop(clients.pop());
+    leave(clients.remove(0)).await;
     assert_eq!(events.stopped().await.1, CloseReason::PeerClosed);
     for _ in 0..29 {
         assert_eq!(events.stopped().await.1, CloseReason::Cleared);
@@ -267,10 +264,13 @@ async fn g8_while_others_dial_those_that_were_there_are_gone_and_the_table_stays
         actix_rt::spawn(async move {
             let mut dials = 0;
             while !done.load(SeqCst) {
-                let mut client = TestClient::connect(addr).await;
+                let client = dial(addr).await;
                 dials += 1;
-                // Until it is cleared; the last ones are ended below.
-                while client.recv().await.is_some() {}
+                // Until it is cleared, which may be before its handshake is done; the last ones are
+                // ended below.
+                if let Ok(mut client) = client {
+                    while client.recv().await.is_some() {}
+                }
             }
             dials
         })
@@ -306,7 +306,7 @@ async fn g8_while_others_dial_those_that_were_there_are_gone_and_the_table_stays
     assert_eq!(manager.send(Len).await.unwrap(), 0);
     let stats = server.handle().stats();
     assert_eq!((stats.admitted, stats.ended), (dials as u64, dials as u64));
-    round_trip(&mut TestClient::connect(addr).await, 1).await;
+    round_trip(&mut connect(addr).await, 1).await;
     server.stop().await.unwrap();
 }
 
@@ -327,7 +327,7 @@ async fn g8_a_handler_that_never_ends_does_not_hold_it_up() {
         let handle = server.handle();
         (actix_rt::spawn(server.serve()), handle)
     };
-    let mut client = TestClient::connect(handle.local_addr()).await;
+    let mut client = connect(handle.local_addr()).await;
     events.started().await;
     client.send(1, "").await;
     within(at_work.recv()).await.unwrap();

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
 use tokio::sync::Semaphore;
 use zinxide::conn_manager::Len;
-use zinxide::testing::{TestClient, TestServer, within};
+use zinxide::testing::{TestServer, within};
 use zinxide::{CloseReason, ConnId, Frame, Inbound, Server};
 
 use crate::support::{
     Does, Drives, Event, Events, echo, echo_actor, journal, log_lines, one_worker,
     panic_on_purpose, round_trip, settle,
 };
+use crate::transport::{TestClient, connect};
 
 /// The route of every test that panics, and one beside it that never does.
 const PANICS: u32 = 7;
@@ -40,7 +41,7 @@ async fn start(server: impl FnOnce(Server) -> Server) -> (TestServer, Events) {
 }
 
 async fn join(server: &TestServer, events: &mut Events) -> (TestClient, ConnId) {
-    let client = TestClient::connect(server.addr()).await;
+    let client = connect(server.addr()).await;
     (client, events.started().await)
 }
 
@@ -427,18 +428,18 @@ async fn g9_a_panic_in_the_stop_hook_leaves_no_trace_in_the_table() {
     let server = TestServer::start(server).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
-        let mut client = TestClient::connect(server.addr()).await;
+        let mut client = connect(server.addr()).await;
         round_trip(&mut client, ECHO).await;
         clients.push(client);
     }
-    let mut last = TestClient::connect(server.addr()).await;
+    let mut last = connect(server.addr()).await;
     round_trip(&mut last, ECHO).await;
     assert_eq!(within(server.handle().clear_conn()).await, 6);
     assert_eq!(last.recv().await, None);
     let stats = server.handle().stats();
     assert_eq!((stats.panics, stats.ended), (6, 6));
     assert_eq!(server.handle().conn_manager().send(Len).await.unwrap(), 0);
-    round_trip(&mut TestClient::connect(server.addr()).await, ECHO).await;
+    round_trip(&mut connect(server.addr()).await, ECHO).await;
     server.stop().await.unwrap();
 }
 
@@ -448,7 +449,7 @@ async fn g9_a_server_whose_every_message_panics_serves_on_and_stops_in_order() {
     let (server, mut events) = start(|server| server.route_fn(PANICS, function)).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
-        let mut client = TestClient::connect(server.addr()).await;
+        let mut client = connect(server.addr()).await;
         client.send(PANICS, "panic").await;
         clients.push(client);
     }

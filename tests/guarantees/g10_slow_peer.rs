@@ -2,12 +2,13 @@
 
 use actix::{Actor, Context, Handler};
 use zinxide::conn_manager::{Add, Broadcast};
-use zinxide::testing::{TestClient, TestServer, accepted, conn, settings, within};
+use zinxide::testing::{TestServer, accepted, conn, within};
 use zinxide::{CloseReason, ConnManager, Frame, Inbound, SendError, Slow};
 
 use crate::support_flow::{
     Log, MORE_THAN_KERNEL, bytes_of, echo, number, one_worker, server, until_settled,
 };
+use crate::transport::{connect, settings, write};
 
 /// What a frame's header takes on the wire.
 const HEADER: usize = 8;
@@ -129,7 +130,7 @@ async fn asks_and_does_not_read(id: u32) {
         let questions = bytes_of((0..1000).map(|n| (id, number(n))));
         let mut sent = 0;
         loop {
-            tokio::io::AsyncWriteExt::write_all(silent.stream(), &questions).await?;
+            write(silent.stream(), &questions).await?;
             sent += questions.len();
             assert!(sent < MORE_THAN_KERNEL, "reads without a bound");
         }
@@ -225,7 +226,7 @@ async fn g10_nobody_waits_for_a_peer_that_does_not_read() {
     // Who waits is told when half of the outbox is free, so there may be room for a few.
     let full = (0..=8).find_map(|_| slow.send_buffered(1, vec![0; 64 * 1024]).err());
     assert!(matches!(full, Some(SendError::Full(_))), "{full:?}");
-    let mut late = TestClient::connect(server.addr()).await;
+    let mut late = connect(server.addr()).await;
     echo(&mut late).await;
 
     slow.stop();

@@ -6,10 +6,11 @@ use actix::{Actor, Arbiter, AsyncContext, Context, Handler, ResponseFuture, Wrap
 use actix::{ActorFutureExt, Recipient};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use zinxide::testing::{TestClient, TestServer, within};
+use zinxide::testing::{TestServer, within};
 use zinxide::{Inbound, MsgId};
 
 use crate::support_flow::{Log, bytes_of, echo, number, number_of, one_worker, server, until};
+use crate::transport::connect;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -120,7 +121,7 @@ async fn handled(ids: impl Iterator<Item = MsgId>, a_write: usize) -> Vec<Step> 
             move || Beside(log.clone())
         });
     let server = TestServer::start(server).await;
-    let mut client = TestClient::connect(server.addr()).await;
+    let mut client = connect(server.addr()).await;
     let numbered: Vec<_> = (0..count).map(|n| (ids[n as usize], number(n))).collect();
     for some in numbered.chunks(a_write) {
         client.send_bytes(&bytes_of(some.to_vec())).await;

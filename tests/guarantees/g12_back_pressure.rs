@@ -4,15 +4,15 @@
 use std::sync::{Arc, Mutex};
 
 use actix::{Actor, Arbiter, Context, Handler};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
-use zinxide::testing::{TestClient, TestServer, within};
+use zinxide::testing::{TestServer, within};
 use zinxide::{Inbound, MsgId, Server};
 
 use crate::support_flow::{
     Hooked, Log, MORE_THAN_KERNEL, bytes_of, echo, number, number_of, one_worker, server, until,
     until_settled,
 };
+use crate::transport::{TestClient, write};
 
 const WINDOW: u32 = 8;
 
@@ -65,10 +65,10 @@ fn write_more_than_the_kernel_holds(
     id: MsgId,
     writes: Log<()>,
 ) -> actix_rt::task::JoinHandle<()> {
-    let write = bytes_of([(id, vec![0; 4096]), (id, vec![0; 4096])]);
+    let bytes = bytes_of([(id, vec![0; 4096]), (id, vec![0; 4096])]);
     actix_rt::spawn(async move {
-        while writes.len() * write.len() < MORE_THAN_KERNEL
-            && client.stream().write_all(&write).await.is_ok()
+        while writes.len() * bytes.len() < MORE_THAN_KERNEL
+            && write(client.stream(), &bytes).await.is_ok()
         {
             writes.push(());
         }

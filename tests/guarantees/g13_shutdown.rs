@@ -8,13 +8,14 @@ use actix::{Actor, Context, Handler};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use zinxide::conn_manager::{Add, AddError};
-use zinxide::testing::{TestClient, TestServer, conn, settings, within};
+use zinxide::testing::{TestServer, conn, within};
 use zinxide::{CloseReason, Frame, Inbound};
 
 use crate::support_flow::{
     Log, MORE_THAN_KERNEL, bytes_of, echo, number, number_of, one_worker, server, until,
     until_settled,
 };
+use crate::transport::{begin_frame, connect, listen_at, settings};
 
 #[actix::test]
 async fn g13_stop_closes_everybody_runs_all_hooks_and_frees_the_port() {
@@ -58,7 +59,7 @@ async fn g13_a_second_server_has_the_port_as_soon_as_the_first_has_stopped() {
     for _ in 0..3 {
         let (server, mut hooked) = server(settings.clone());
         let server = TestServer::start(server).await;
-        settings.tcp_port = server.addr().port();
+        listen_at(&mut settings, server.addr());
         let (mut client, _) = hooked.connect(&server).await;
         echo(&mut client).await;
         server.stop().await.unwrap();
@@ -318,7 +319,7 @@ async fn g13_an_idle_peer_does_not_hold_the_stop_up() {
     let server = TestServer::start(server).await;
     let (mut idle, _) = hooked.connect(&server).await;
     let (mut half, _) = hooked.connect(&server).await;
-    half.send_bytes(&[1, 0, 0]).await;
+    begin_frame(&mut half, 9, &[1, 0, 0]).await;
     echo(&mut idle).await;
     server.stop().await.unwrap();
     assert_eq!((idle.recv().await, half.recv().await), (None, None));
@@ -330,7 +331,7 @@ async fn g13_dropping_a_serving_server_closes_everything_and_tells_who_waits_for
     let bound = server.without_signals().bind().await.unwrap();
     let (addr, handle) = (bound.local_addr(), bound.handle());
     let serving = actix_rt::spawn(async move { bound.serve().await });
-    let mut client = TestClient::connect(addr).await;
+    let mut client = connect(addr).await;
     let conn = hooked.started().await;
     echo(&mut client).await;
     serving.abort();
@@ -338,90 +339,4 @@ async fn g13_dropping_a_serving_server_closes_everything_and_tells_who_waits_for
     assert_eq!(client.recv().await, None);
     assert_eq!(hooked.stopped().await, (conn.id(), CloseReason::WorkerGone));
     TcpListener::bind(addr).await.expect("the port is free");
-}
-
-#[cfg(unix)]
-mod signals {
-    use super::*;
-    use crate::support::tuned;
-    use crate::support_flow::Process;
-    use zinxide::Server;
-
-    async fn drains_and_ends_well(signal: &str) {
-        let mut process = Process::server(&[]);
-        let addr = process.addr().await;
-        let mut clients = Vec::new();
-        for _ in 0..10 {
-            let mut client = TestClient::connect(addr).await;
-            assert_eq!(client.recv().await, Some(Frame::new(2, "DoConnection BEGIN...")));
-            client.send(0, "x").await;
-            assert_eq!(client.recv().await, Some(Frame::new(0, "ping...ping...ping")));
-            clients.push(client);
-        }
-        process.signal(signal);
-        let status = process.exited().await;
-        assert_eq!(status.code(), Some(0), "{status}");
-        for mut client in clients {
-            assert_eq!(client.recv().await, None);
-        }
-        assert_eq!(process.logged("DoConnectionBegin is called"), 10);
-        assert_eq!(process.logged("DoConnectionLost is called"), 10);
-        TcpListener::bind(addr).await.expect("the port is free");
-    }
-
-    #[actix::test]
-    async fn g13_sigterm_drains_the_process_and_ends_it_with_exit_code_0() {
-        drains_and_ends_well("TERM").await;
-    }
-
-    #[actix::test]
-    async fn g13_sigint_drains_the_process_and_ends_it_with_exit_code_0() {
-        drains_and_ends_well("INT").await;
-    }
-
-    /// A process of its own, whose drain ends neither by itself nor by a deadline.
-    #[actix::test]
-    #[ignore = "the child of the tests of a second signal"]
-    async fn child_whose_handler_never_ends() {
-        if !Process::is_child() {
-            return;
-        }
-        let hour = 3_600_000;
-        let settings = tuned(|s| (s.drain_deadline_ms, s.write_deadline_ms) = (hour, hour));
-        let server = Server::new(settings).route_fn(1, async |_: Inbound| {
-            eprintln!("handles");
-            pending::<()>().await;
-        });
-        let server = server.route_fn(2, async |msg: Inbound| msg);
-        let server = server.bind().await.unwrap();
-        eprintln!("listens on {},", server.local_addr());
-        std::process::exit(i32::from(server.serve().await.is_err()));
-    }
-
-    async fn ends_at_once(first: &str, second: &str) {
-        let child = "g13_shutdown::signals::child_whose_handler_never_ends";
-        let mut process = Process::test(child);
-        let addr = process.addr().await;
-        let mut asking = TestClient::connect(addr).await;
-        asking.send(1, "").await;
-        process.logs("handles").await;
-        let mut idle = TestClient::connect(addr).await;
-        idle.send(2, "").await;
-        idle.recv().await;
-        process.signal(first);
-        assert_eq!(idle.recv().await, None, "the drain has begun");
-        process.signal(second);
-        let status = process.exited().await;
-        assert_eq!(status.code(), Some(1), "{status}");
-    }
-
-    #[actix::test]
-    async fn g13_a_second_signal_ends_the_process_at_once_with_an_exit_code_other_than_0() {
-        ends_at_once("TERM", "TERM").await;
-    }
-
-    #[actix::test]
-    async fn g13_a_second_signal_may_be_the_other_one() {
-        ends_at_once("INT", "TERM").await;
-    }
 }

@@ -6,6 +6,7 @@ use zinxide::testing::{TestServer, within};
 use zinxide::{CloseReason, Conn, Frame, SendError};
 
 use crate::support_flow::{echo, one_worker, server};
+use crate::transport::leave;
 
 fn assert_harmless(conn: &Conn) {
     let closed = |payload: &'static str| Err(SendError::Closed(Frame::new(1, payload)));
@@ -22,7 +23,7 @@ async fn g15_after_the_peer_closed_sending_answers_closed_and_stop_does_nothing(
     let server = TestServer::start(server).await;
     let (client, conn) = hooked.connect(&server).await;
     let peer = conn.peer_addr();
-    drop(client);
+    leave(client).await;
     assert_eq!(hooked.stopped().await, (conn.id(), CloseReason::PeerClosed));
 
     assert_harmless(&conn);

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use zinxide::conn_manager::{ConnNotFound, Get, Ids, Remove};
-use zinxide::testing::{TestClient, TestServer};
+use zinxide::testing::TestServer;
 
 use crate::support_flow::{echo, one_worker, server};
+use crate::transport::{assert_refused, connect};
 
 #[actix::test]
 async fn g16_ids_grow_with_each_connection_though_places_are_reused() {
@@ -26,7 +27,7 @@ async fn g16_ids_grow_with_each_connection_though_places_are_reused() {
 async fn g16_connections_at_once_on_several_workers_have_ids_of_their_own() {
     let (server, mut hooked) = server(one_worker(|settings| settings.worker_pool_size = 4));
     let server = TestServer::start(server).await;
-    let dials = (0..100).map(|_| TestClient::connect(server.addr()));
+    let dials = (0..100).map(|_| connect(server.addr()));
     let clients = futures_util::future::join_all(dials).await;
     let mut ids = HashSet::new();
     for _ in &clients {
@@ -42,8 +43,7 @@ async fn g16_an_id_is_not_reused_after_clear_conn_or_a_refusal() {
     let (server, mut hooked) = server(one_worker(|settings| settings.max_conn = 1));
     let server = TestServer::start(server).await;
     let (_first, one) = hooked.connect(&server).await;
-    let mut refused = TestClient::connect(server.addr()).await;
-    assert_eq!(refused.recv().await, None);
+    assert_refused(server.addr()).await;
     assert_eq!(server.handle().clear_conn().await, 1);
     let (_second, two) = hooked.connect(&server).await;
     assert!(two.id() > one.id());

@@ -2,10 +2,10 @@
 
 use actix::{Actor, Context, Handler};
 use zinxide::router::{Lookup, Register};
-use zinxide::testing::{TestClient, TestServer};
+use zinxide::testing::TestServer;
 use zinxide::{CloseReason, Frame, Inbound, Route, RouteError, ServerError, Unrouted};
 
-use crate::support_flow::{ECHO, Process, bytes_of, echo, number, one_worker, server};
+use crate::support_flow::{ECHO, bytes_of, echo, number, one_worker, server};
 
 struct Ignores;
 
@@ -107,23 +107,4 @@ async fn g18_a_message_without_a_route_closes_its_connection_if_that_is_the_poli
     assert_eq!(server.handle().stats().unrouted, 1, "what comes after is not looked at");
     echo(&mut neighbour).await;
     server.stop().await.unwrap();
-}
-
-#[cfg(unix)]
-#[actix::test]
-async fn g18_a_message_without_a_route_is_logged_once_a_connection() {
-    let mut process = Process::server(&[]);
-    let addr = process.addr().await;
-    for _ in 0..2 {
-        let mut client = TestClient::connect(addr).await;
-        client.recv().await.expect("the greeting");
-        for _ in 0..3 {
-            client.send(77, "").await;
-        }
-        client.send(0, "").await;
-        client.recv().await.expect("the ping");
-    }
-    process.signal("TERM");
-    process.exited().await;
-    assert_eq!(process.logged("no route for message 77"), 2);
 }

@@ -1,6 +1,9 @@
-//! What the server guarantees: a file for each guarantee, whose number its tests carry.
+//! What the server guarantees: a file for each guarantee, whose number its tests carry. This is the suite
+//! over TCP; `tls.rs`, `ws.rs` and `wss.rs` are the same over the other transports.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail by panicking, too
+
+use zinxide::Scheme;
 
 mod g01_independent;
 mod g02_max_conn;
@@ -20,5 +23,13 @@ mod g15_handles_outlive;
 mod g16_ids;
 mod g17_settings;
 mod g18_routes;
+#[cfg(unix)]
+mod processes;
 mod support;
 mod support_flow;
+#[cfg(unix)]
+mod support_process;
+mod transport;
+
+/// What servers and clients speak.
+const SCHEME: Scheme = Scheme::Tcp;

@@ -1,6 +1,5 @@
 //! What these tests share beside the public kit.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Mutex, Once};
 use std::task::Poll;
@@ -8,11 +7,12 @@ use std::task::Poll;
 use actix::{Actor, Context, Handler, ResponseFuture};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::codec::Encoder;
-use zinxide::testing::{TestClient, settings, within};
-use zinxide::{CloseReason, ConnId, Frame, FrameCodec, Inbound, MsgId, Server, Settings};
+use zinxide::testing::within;
+use zinxide::{CloseReason, ConnId, Frame, Inbound, MsgId, Server, Settings};
+
+use crate::transport::{TestClient, codec, settings};
 
 /// The kit's settings, changed.
 pub(crate) fn tuned(tune: impl FnOnce(&mut Settings)) -> Settings {
@@ -146,11 +146,6 @@ pub(crate) async fn echo(message: Inbound) -> Frame {
     Frame::new(message.id(), message.payload().to_vec())
 }
 
-/// The codec of a client: the default wire format, no limit.
-pub(crate) fn codec() -> FrameCodec {
-    FrameCodec::new(Settings::default().wire_format, u32::MAX)
-}
-
 /// Frames as they stand on the wire.
 pub(crate) fn encoded(frames: impl IntoIterator<Item = Frame>) -> BytesMut {
     let mut bytes = BytesMut::new();
@@ -158,13 +153,6 @@ pub(crate) fn encoded(frames: impl IntoIterator<Item = Frame>) -> BytesMut {
         codec().encode(frame, &mut bytes).unwrap();
     }
     bytes
-}
-
-/// A client and a second handle to its socket, to write while the client reads.
-pub(crate) async fn client_and_writer(addr: SocketAddr) -> (TestClient, TcpStream) {
-    let stream = within(TcpStream::connect(addr)).await.unwrap().into_std().unwrap();
-    let writer = TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
-    (TestClient::on(TcpStream::from_std(stream).unwrap(), codec()), writer)
 }
 
 /// All whole frames up to the end of the stream, which may come inside a frame.

@@ -38,7 +38,7 @@ impl Everywhere {
     }
 
     fn endpoint(&self, at: usize) -> Endpoint {
-        self.watched.server.handle().listen_addrs()[at].to_string().parse().unwrap()
+        self.watched.server.handle().listen_addrs()[at].endpoint()
     }
 
     fn client(&self, at: usize) -> ClientBuilder {

@@ -191,6 +191,10 @@ impl Transport for Messages {
         self.stream.get_ref().below.taken()
     }
 
+    fn begun(&self) -> usize {
+        self.outgoing.len()
+    }
+
     fn signs(&mut self) -> Signs {
         let wire = self.stream.get_mut();
         let begun = wire.below.signs().part || wire.marks.part() > 0;

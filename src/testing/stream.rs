@@ -1,0 +1,273 @@
+//! What a client reads and writes, whatever the scheme of the server.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use actix_rt::task::JoinHandle;
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+use tokio::net::TcpStream;
+
+use super::within;
+use crate::codec::FrameCodec;
+use crate::conn::{CloseReason, HandshakeError};
+use crate::endpoint::Endpoint;
+use crate::transport::{Boxed, Plain, Transport};
+
+/// What is read ahead of a test that does not read.
+const AHEAD: usize = 64 * 1024;
+
+/// A stream of frames to a server, whatever is spoken there.
+///
+/// Shutting it down says that no more comes and leaves the other direction open, by TCP's word for
+/// that, and TLS's before it. Its drop closes the connection.
+///
+/// Over WebSocket it answers pings and the server's close frame whether the test reads or not, as
+/// browsers do; to that end a task reads up to 64 KiB ahead.
+#[derive(Debug)]
+pub struct TestStream {
+    frames: TestWire,
+    wire: TestWire,
+    ahead: Option<Ahead>,
+    socket: TcpStream,
+}
+
+impl TestStream {
+    /// Connects. The codec is that of the server's frames, which WebSocket messages are made of. The
+    /// certificates of a server with TLS must lead to one in the PEM file `roots`, in which a
+    /// self-signed one may stand itself.
+    ///
+    /// # Errors
+    ///
+    /// The socket's, and those of the handshakes.
+    pub async fn connect(
+        endpoint: &Endpoint,
+        roots: Option<&Path>,
+        codec: &FrameCodec,
+    ) -> Result<Self, HandshakeError> {
+        let mut stream = Self::connect_passive(endpoint, roots, codec).await?;
+        if endpoint.scheme.has_ws() {
+            stream.ahead = Some(Ahead::of(stream.frames.clone()));
+        }
+        Ok(stream)
+    }
+
+    /// As [`connect`](Self::connect), without a task that reads ahead: over WebSocket, a peer that does
+    /// nothing unless it is told to.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`connect`](Self::connect).
+    pub async fn connect_passive(
+        endpoint: &Endpoint,
+        roots: Option<&Path>,
+        codec: &FrameCodec,
+    ) -> Result<Self, HandshakeError> {
+        within(Self::dial(endpoint, roots, codec)).await
+    }
+
+    async fn dial(
+        endpoint: &Endpoint,
+        roots: Option<&Path>,
+        codec: &FrameCodec,
+    ) -> Result<Self, HandshakeError> {
+        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let stream = stream.into_std()?;
+        let socket = TcpStream::from_std(stream.try_clone()?)?;
+        let below: Boxed = Box::new(Plain(TcpStream::from_std(stream)?));
+        let below = if endpoint.scheme.has_tls() {
+            encrypted(endpoint, roots, below).await?
+        } else {
+            below
+        };
+        let wire = TestWire(Rc::new(RefCell::new(below)));
+        let frames = if endpoint.scheme.has_ws() {
+            let frames = messages(endpoint, codec, Box::new(wire.clone())).await?;
+            TestWire(Rc::new(RefCell::new(frames)))
+        } else {
+            wire.clone()
+        };
+        Ok(Self { frames, wire, ahead: None, socket })
+    }
+
+    /// Another handle to the stream, to write while somebody else reads.
+    pub fn writer(&self) -> TestWire {
+        self.frames.clone()
+    }
+
+    /// What lies under WebSocket messages, for bytes that are none. It is the stream itself where there
+    /// are no messages.
+    pub fn wire(&self) -> TestWire {
+        self.wire.clone()
+    }
+
+    /// The socket under it all: what is written there is not encrypted, and no message.
+    pub fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        // Zero linger: the system resets the connection instead of closing it in order.
+        let _ = self.socket.set_zero_linger();
+    }
+}
+
+#[cfg(feature = "tls")]
+async fn encrypted(
+    endpoint: &Endpoint,
+    roots: Option<&Path>,
+    below: Boxed,
+) -> Result<Boxed, HandshakeError> {
+    use crate::transport::tls;
+    use std::sync::Arc;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+    let failed = |why: String| HandshakeError::Tls(why);
+    let roots = match roots {
+        Some(file) => tls::roots("roots", file).map_err(|error| failed(error.to_string()))?,
+        None => RootCertStore::empty(),
+    };
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls::connect(&Arc::new(config), &endpoint.host, below).await
+}
+
+#[cfg(not(feature = "tls"))]
+async fn encrypted(_: &Endpoint, _: Option<&Path>, _: Boxed) -> Result<Boxed, HandshakeError> {
+    Err(HandshakeError::Tls("the feature `tls` is off".to_owned()))
+}
+
+#[cfg(feature = "ws")]
+async fn messages(
+    endpoint: &Endpoint,
+    codec: &FrameCodec,
+    below: Boxed,
+) -> Result<Boxed, HandshakeError> {
+    crate::transport::ws::connect(endpoint, &[], &[], codec, below).await
+}
+
+#[cfg(not(feature = "ws"))]
+async fn messages(_: &Endpoint, _: &FrameCodec, _: Boxed) -> Result<Boxed, HandshakeError> {
+    Err(HandshakeError::WebSocket("the feature `ws` is off".to_owned()))
+}
+
+/// Reads before it is asked to, so that the protocol gets its answers.
+#[derive(Debug)]
+struct Ahead {
+    read: DuplexStream,
+    task: JoinHandle<()>,
+}
+
+impl Ahead {
+    fn of(mut frames: TestWire) -> Self {
+        let (read, mut has_read) = duplex(AHEAD);
+        let task = actix_rt::spawn(async move {
+            let mut bytes = vec![0; 8 * 1024];
+            // Whether it is an end or an error is the same to who reads. What came before either is not
+            // lost, as it may be by tokio's `copy`.
+            while let Ok(n @ 1..) = frames.read(&mut bytes).await {
+                if has_read.write_all(&bytes[..n]).await.is_err() {
+                    return;
+                }
+            }
+            let _ = has_read.shutdown().await;
+        });
+        Self { read, task }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl AsyncRead for TestStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.ahead {
+            Some(ahead) => Pin::new(&mut ahead.read).poll_read(cx, buf),
+            None => Pin::new(&mut self.frames).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TestStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.frames).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.frames).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.frames).poll_shutdown(cx)
+    }
+}
+
+/// A handle to a byte stream that others hold, too: of a [`TestStream`].
+#[derive(Clone)]
+pub struct TestWire(Rc<RefCell<Boxed>>);
+
+impl Transport for TestWire {}
+
+impl AsyncRead for TestWire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut stream = self.0.borrow_mut();
+        let before = buf.filled().len();
+        let read = ready!(Pin::new(&mut **stream).poll_read(cx, buf));
+        let is_over = read.is_err() || buf.filled().len() == before && buf.remaining() > 0;
+        if is_over && stream.answers_end() {
+            // A server that is not answered waits. One that is gone does not.
+            let _ = ready!(Pin::new(&mut **stream).poll_end(&CloseReason::PeerClosed, cx));
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for TestWire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+impl fmt::Debug for TestWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestWire").finish_non_exhaustive()
+    }
+}
