@@ -200,7 +200,8 @@ impl Server {
     }
 
     /// Sends a peer that is not admitted a frame that says why, if `frame` makes one. The socket is
-    /// closed when the peer has closed its side, or after a second.
+    /// closed when the peer has closed its side, or a second later; with TLS, `handshake_deadline_ms`
+    /// bounds what comes before. Over WebSocket, the peer is answered by an HTTP status instead.
     ///
     /// It runs on the thread that accepts, and holds it up, so it must not block. A panic in it leaves
     /// the frame out, and so does a payload above 4 GiB. If 256 peers are waited for already, the next one

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::codec::framing::Framing;
 use crate::codec::{FrameCodec, WireFormat};
@@ -330,6 +331,7 @@ impl Settings {
                 bytes => bytes,
             })),
             handshake_deadline: Duration::from_millis(self.handshake_deadline_ms),
+            lingering: Arc::new(Semaphore::new(LINGERING)),
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),
             patience: Patience {
@@ -350,6 +352,10 @@ impl Settings {
         }
     }
 }
+
+/// So many peers that are turned away are waited for at once; the others are closed with what they have
+/// got.
+const LINGERING: usize = 256;
 
 /// Without overflow, whatever `n` is.
 fn percent_of(n: usize, percent: u8) -> usize {

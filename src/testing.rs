@@ -143,8 +143,12 @@ impl TestConnection {
         let registration = Registration::new(&conn, Arc::new(manager.clone()));
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");
-        let actor =
-            Connection::start_on(local, conn.clone(), Some(Box::new(Plain(stream))), registration);
+        let actor = Connection::start_on(
+            local,
+            conn.clone(),
+            Some(Box::new(Plain::new(stream))),
+            registration,
+        );
         Self { conn, actor, manager }
     }
 

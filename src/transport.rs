@@ -4,7 +4,6 @@
 //! another by a handshake: TLS and WebSocket are layers, and a listener has a stack of them, none for
 //! plain TCP. A new transport is a new layer: nothing else knows one from another.
 
-mod counted;
 mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -21,11 +20,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
-use counted::Counted;
 pub(crate) use tcp::TcpOptions;
 
 /// A byte stream of whole frames to a peer.
@@ -83,7 +82,7 @@ pub(crate) type Boxed = Box<dyn Transport>;
 
 /// A socket for layers to be put on.
 pub(crate) fn below_layers(socket: TcpStream) -> Boxed {
-    Box::new(Counted::new(socket))
+    Box::new(Plain::counted(socket))
 }
 
 /// A future on one thread.
@@ -93,11 +92,7 @@ pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub(crate) trait Layer: Send + Sync + 'static {
     /// Shakes hands with the peer of an admitted connection. It is dropped when the connection ends, or
     /// the deadline has passed.
-    fn accept<'a>(
-        &'a self,
-        below: Boxed,
-        conn: &'a Conn,
-    ) -> Local<'a, Result<Boxed, HandshakeError>>;
+    fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>>;
 
     /// Tells a peer that it is not admitted, or does what has to be done before it can be told so in a
     /// frame.
@@ -106,6 +101,19 @@ pub(crate) trait Layer: Send + Sync + 'static {
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
         false
+    }
+}
+
+/// A handshake that leads to no connection.
+pub(crate) struct Failed {
+    pub(crate) why: HandshakeError,
+    /// Where the peer was told so, and has yet to hear it.
+    pub(crate) told: Option<Boxed>,
+}
+
+impl<E: Into<HandshakeError>> From<E> for Failed {
+    fn from(why: E) -> Self {
+        Self { why: why.into(), told: None }
     }
 }
 
@@ -140,11 +148,7 @@ impl Stack {
     }
 
     /// Shakes hands, layer by layer.
-    pub(crate) async fn accept(
-        &self,
-        socket: TcpStream,
-        conn: &Conn,
-    ) -> Result<Boxed, HandshakeError> {
+    pub(crate) async fn accept(&self, socket: TcpStream, conn: &Conn) -> Result<Boxed, Failed> {
         let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
@@ -152,24 +156,25 @@ impl Stack {
         Ok(transport)
     }
 
-    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it.
+    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it. Answers where
+    /// it has yet to hear it.
     pub(crate) async fn refuse(
         &self,
         socket: TcpStream,
         why: &AddError,
         frame: Option<&[u8]>,
-    ) -> io::Result<()> {
+    ) -> Option<Boxed> {
         let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = match layer.refuse(transport, why).await {
                 Refused::NotYet(transport) => transport,
-                Refused::Told(transport) => return part(transport).await,
-                Refused::Gone => return Ok(()),
+                Refused::Told(transport) => return Some(transport),
+                Refused::Gone => return None,
             };
         }
-        let Some(frame) = frame else { return Ok(()) };
-        transport.write_all(frame).await?;
-        part(transport).await
+        transport.write_all(frame?).await.ok()?;
+        transport.flush().await.ok()?;
+        Some(transport)
     }
 }
 
@@ -178,15 +183,15 @@ const READ_AWAY: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection after the last word to its peer: when the peer has closed its side, or after a
-/// second.
-pub(crate) async fn part(mut transport: Boxed) -> io::Result<()> {
-    transport.flush().await?;
+/// second. At once, if so many are waited for that there is no `lingering` left.
+pub(crate) async fn part(mut transport: Boxed, lingering: Arc<Semaphore>) {
+    let Ok(_permit) = lingering.try_acquire() else { return };
     let heard = async {
         transport.shutdown().await?;
         tokio::io::copy(&mut transport.take(READ_AWAY), &mut tokio::io::sink()).await
     };
-    // A peer that stays was told as well as could be.
-    timeout(LINGER, heard).await.map_or(Ok(()), |heard| heard.map(drop))
+    // A peer that is gone, or stays, was told as well as could be.
+    let _ = timeout(LINGER, heard).await;
 }
 
 impl fmt::Debug for Stack {
@@ -195,11 +200,35 @@ impl fmt::Debug for Stack {
     }
 }
 
-/// A stream that is a transport as it is: it gives all that is written to the system at once, or
-/// to nobody but itself.
-pub(crate) struct Plain<S>(pub(crate) S);
+/// A stream that is a transport as it is: a socket, or what a test has in its place.
+pub(crate) struct Plain<S> {
+    stream: S,
+    /// How many bytes it has taken, if there are layers above it, from where that is not seen.
+    taken: Option<u64>,
+}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {}
+impl<S> Plain<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, taken: None }
+    }
+
+    fn counted(stream: S) -> Self {
+        Self { stream, taken: Some(0) }
+    }
+
+    fn count(&mut self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(taken), Poll::Ready(Ok(n))) = (&mut self.taken, &wrote) {
+            *taken += *n as u64;
+        }
+        wrote
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
+    fn taken(&self) -> Option<u64> {
+        self.taken
+    }
+}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
     fn poll_read(
@@ -207,7 +236,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -217,7 +246,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count(wrote)
     }
 
     fn poll_write_vectored(
@@ -225,18 +255,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count(wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

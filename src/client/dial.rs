@@ -52,7 +52,7 @@ impl Dialer {
         self.tcp.apply(&socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
         let transport = match self.endpoint.scheme {
-            Scheme::Tcp => Box::new(Plain(socket)),
+            Scheme::Tcp => Box::new(Plain::new(socket)),
             _ => self.shake_hands(below_layers(socket)).await?,
         };
         Ok(Dialled { transport, peer, local })

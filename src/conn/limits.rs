@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::SendError;
 use super::budget::Budget;
@@ -31,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) budget: Arc<Budget>,
     /// Until the first frame can come.
     pub(crate) handshake_deadline: Duration,
+    /// How many peers, of all that are told why they are turned away, are waited for to hear it.
+    pub(crate) lingering: Arc<Semaphore>,
     pub(crate) write_deadline: Duration,
     pub(crate) drain_deadline: Duration,
     pub(crate) patience: Patience,

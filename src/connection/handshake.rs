@@ -2,44 +2,52 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Connection, Local};
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::Registration;
-use crate::transport::Stack;
+use crate::transport::{Stack, part};
 
 /// Shakes hands on this thread, and starts the connection's actor when that is done: within the
-/// deadline, and unless somebody asks for the connection's end meanwhile.
+/// deadline, which runs since the connection `began`, and unless somebody asks for its end
+/// meanwhile.
 pub(crate) fn shake_hands(
     local: Rc<Local>,
     conn: Conn,
     socket: TcpStream,
     stack: Stack,
+    began: Instant,
     registration: Registration,
 ) {
     let living = local.lives.begin();
     actix_rt::spawn(async move {
-        let deadline = conn.shared().limits.handshake_deadline;
+        let limits = &conn.shared().limits;
+        let (deadline, lingering) = (limits.handshake_deadline, Arc::clone(&limits.lingering));
         let shaken = tokio::select! {
             biased;
             () = poll_fn(|cx| conn.shared().poll_ending(cx)) => None,
-            shaken = timeout(deadline, stack.accept(socket, &conn)) => Some(shaken),
+            shaken = timeout_at(began + deadline, stack.accept(socket, &conn)) => Some(shaken),
         };
-        let transport = match shaken {
-            Some(Ok(Ok(transport))) => Some(transport),
-            Some(Ok(Err(why))) => fail(&conn, why),
-            Some(Err(_)) => fail(&conn, HandshakeError::Late),
-            None => None,
+        let (transport, failed) = match shaken {
+            Some(Ok(Ok(transport))) => (Some(transport), None),
+            Some(Ok(Err(failed))) => (None, Some(failed)),
+            Some(Err(_)) => (None, Some(HandshakeError::Late.into())),
+            None => (None, None),
         };
+        let mut told = None;
+        if let Some(failed) = failed {
+            conn.close(CloseReason::Handshake(failed.why));
+            told = failed.told;
+        }
         Connection::start_on(local, conn, transport, registration);
         drop(living);
+        // The place is another's by now.
+        if let Some(told) = told {
+            part(told, lingering).await;
+        }
     });
-}
-
-fn fail<T>(conn: &Conn, why: HandshakeError) -> Option<T> {
-    conn.close(CloseReason::Handshake(why));
-    None
 }

@@ -61,11 +61,13 @@ pub(crate) struct Accepted {
     pub(super) peer: SocketAddr,
     /// Where the peer connected to, if it was not to this socket.
     pub(super) local: Option<SocketAddr>,
+    /// When it was accepted.
+    pub(super) began: Instant,
 }
 
 impl From<(TcpStream, SocketAddr)> for Accepted {
     fn from((stream, peer): (TcpStream, SocketAddr)) -> Self {
-        Self { stream, peer, local: None }
+        Self { stream, peer, local: None, began: Instant::now() }
     }
 }
 
@@ -188,7 +190,8 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// Asks for the admission of a socket. `None` if it is gone already.
-    fn ask(&mut self, Accepted { stream, peer, local }: Accepted) -> Option<Dial> {
+    fn ask(&mut self, accepted: Accepted) -> Option<Dial> {
+        let Accepted { stream, peer, local, began } = accepted;
         let Reception { manager, limits, next_id, .. } = &*self.reception;
         let at = match local {
             None if !self.at.addr.ip().is_unspecified() => Ok(Arc::clone(&self.at)),
@@ -208,12 +211,12 @@ impl<L: Listen> Acceptor<L> {
         let conn = Conn::new(id, peer, at, Arc::clone(limits));
         let registration = Registration::new(&conn, Arc::clone(manager));
         let answer = manager.send(Add(conn.clone()));
-        Some(Dial { stream, conn, registration, answer })
+        Some(Dial { stream, began, conn, registration, answer })
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
-        let Dial { stream, conn, mut registration, answer } = dial;
+        let Dial { stream, mut began, conn, mut registration, answer } = dial;
         let reception = Rc::clone(&self.reception);
         let events = &reception.limits.events;
         let mut added = answer.await;
@@ -222,6 +225,8 @@ impl<L: Listen> Acceptor<L> {
             while is_full(&added) {
                 added = self.wait_for_place(&conn, halt.clone()).await;
             }
+            // Nobody shakes hands with a dial that waits.
+            began = Instant::now();
         }
         match added.map_err(io::Error::other)? {
             Ok(_) => match stream.into_std() {
@@ -233,13 +238,18 @@ impl<L: Listen> Acceptor<L> {
                     conn.shared().set_worker(worker.index);
                     registration.seat(worker.load());
                     let stack = self.stack.clone();
-                    worker.addr.do_send(Serve { conn, stream, stack, registration });
+                    worker.addr.do_send(Serve { conn, stream, stack, began, registration });
                 }
                 Err(error) => events.emit(Event::DialGone { error: &error }),
             },
             Err(why) => {
                 events.emit(Event::Refused { peer: conn.peer_addr(), why: &why });
-                reception.refusal.tell(stream, &self.stack, &why, &reception.limits);
+                let Reception { refusal, placement, limits, .. } = &*reception;
+                if let Some(turn_away) = refusal.of(stream, &self.stack, &why, limits)
+                    && let Some(worker) = placement.least_loaded()
+                {
+                    worker.addr.do_send(turn_away);
+                }
             }
         }
         Ok(())
@@ -268,6 +278,7 @@ fn is_full(added: &Result<Result<usize, AddError>, MailboxError>) -> bool {
 /// A socket for which the manager was asked.
 struct Dial {
     stream: TcpStream,
+    began: Instant,
     conn: Conn,
     registration: Registration,
     answer: Request<ConnManager, Add>,

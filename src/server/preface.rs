@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::acceptor::Accepted;
 use crate::conn_manager::AddError;
@@ -47,7 +47,7 @@ impl Prefaces {
         let deadline = self.deadline;
         self.reading.spawn_local(async move {
             let mut dial = dial;
-            match timeout(deadline, read(&mut dial)).await {
+            match timeout_at(dial.began + deadline, read(&mut dial)).await {
                 Ok(Ok(())) => Ok(dial),
                 Ok(Err(why)) => Err(Unannounced(dial, why)),
                 Err(_) => Err(Unannounced(dial, Some(AddError::NoProxyHeader("it is late")))),

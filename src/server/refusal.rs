@@ -1,57 +1,83 @@
 //! The last word to a peer that is not admitted.
 
 use std::fmt;
+use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 
+use actix::Message;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::conn::{Encoded, Limits};
 use crate::conn_manager::AddError;
 use crate::frame::Frame;
-use crate::transport::Stack;
+use crate::transport::{Stack, part};
 use crate::unwind::contained;
 
 type Make = Box<dyn Fn(&AddError) -> Option<Frame> + Send + Sync>;
 
-/// So many refused peers are waited for at once; the others are closed with what they have got.
-const LINGERING: usize = 256;
+/// Makes the frame that tells peers why they are not admitted.
+pub(crate) struct Refusal(Option<Make>);
 
-/// Tells peers why they are not admitted.
-pub(crate) struct Refusal {
-    make: Option<Make>,
-    lingering: Arc<Semaphore>,
+/// Tells a peer on this worker, where handshakes are made.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct TurnAway {
+    stream: StdTcpStream,
+    stack: Stack,
+    why: AddError,
+    frame: Option<Encoded>,
+    limits: Arc<Limits>,
 }
 
 impl Refusal {
     pub(crate) fn new(make: Option<Make>) -> Self {
-        Self { make, lingering: Arc::new(Semaphore::new(LINGERING)) }
+        Self(make)
     }
 
-    /// Tells the peer, and closes the socket.
-    pub(crate) fn tell(&self, stream: TcpStream, stack: &Stack, why: &AddError, limits: &Limits) {
-        let frame = self.make.as_ref().and_then(|make| contained(|| make(why)).flatten());
+    /// What a worker has to do to tell the peer; `None` if there is nothing to tell, or nobody has the
+    /// time. Then the socket is closed.
+    pub(crate) fn of(
+        &self,
+        stream: TcpStream,
+        stack: &Stack,
+        why: &AddError,
+        limits: &Arc<Limits>,
+    ) -> Option<TurnAway> {
+        let frame = self.0.as_ref().and_then(|make| contained(|| make(why)).flatten());
         let frame = frame.filter(|frame| limits.codec.can_put(frame));
         let frame = frame.and_then(|frame| Encoded::new(&limits.codec, &frame));
         if frame.is_none() && !stack.refuses() {
-            return;
+            return None;
         }
-        let Ok(permit) = Arc::clone(&self.lingering).try_acquire_owned() else {
+        if limits.lingering.available_permits() == 0 {
             if let Some(frame) = frame
                 && stack.is_bare()
             {
                 // What the socket takes now, or nothing: a peer in a storm of them.
                 let _ = stream.try_write(frame.bytes());
             }
-            return;
-        };
-        let (stack, why, deadline) = (stack.clone(), *why, limits.handshake_deadline);
+            return None;
+        }
+        let (stack, limits) = (stack.clone(), Arc::clone(limits));
+        Some(TurnAway { stream: stream.into_std().ok()?, stack, why: *why, frame, limits })
+    }
+}
+
+impl TurnAway {
+    /// Tells the peer, and closes the socket when it has heard it, or does not want to.
+    pub(super) fn tell(self) {
+        let Self { stream, stack, why, frame, limits } = self;
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
-            let _permit = permit;
             let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
-            // A peer that is gone, or says nothing, was told as well as could be.
-            let _ = timeout(deadline, stack.refuse(stream, &why, frame)).await;
+            let told = {
+                let Ok(_permit) = limits.lingering.try_acquire() else { return };
+                timeout(limits.handshake_deadline, stack.refuse(stream, &why, frame)).await
+            };
+            if let Ok(Some(transport)) = told {
+                part(transport, Arc::clone(&limits.lingering)).await;
+            }
         });
     }
 }

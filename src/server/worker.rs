@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::refusal::TurnAway;
 use super::watchdog::{Vitals, Watched};
 use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
@@ -36,6 +37,8 @@ pub(crate) struct Serve {
     pub(crate) conn: Conn,
     pub(crate) stream: StdTcpStream,
     pub(crate) stack: Stack,
+    /// When the socket was accepted.
+    pub(crate) began: Instant,
     pub(crate) registration: Registration,
 }
 
@@ -80,17 +83,25 @@ impl Handler<Serve> for Worker {
     type Result = ();
 
     fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
-        let Serve { conn, stream, stack, registration } = msg;
+        let Serve { conn, stream, stack, began, registration } = msg;
         let local = Rc::clone(&self.local);
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
             Ok(stream) if stack.is_bare() => {
-                let transport = Some(Box::new(Plain(stream)) as Boxed);
+                let transport = Some(Box::new(Plain::new(stream)) as Boxed);
                 Connection::start_on(local, conn, transport, registration);
             }
-            Ok(stream) => shake_hands(local, conn, stream, stack, registration),
+            Ok(stream) => shake_hands(local, conn, stream, stack, began, registration),
             // The dialler is gone already, as a rule. The drop of the registration tells the manager.
             Err(error) => conn.close(CloseReason::Io(error.kind())),
         }
+    }
+}
+
+impl Handler<TurnAway> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, turn_away: TurnAway, _: &mut Context<Self>) {
+        turn_away.tell();
     }
 }
 

@@ -80,7 +80,7 @@ impl TestStream {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
         let stream = stream.into_std()?;
         let socket = TcpStream::from_std(stream.try_clone()?)?;
-        let below: Boxed = Box::new(Plain(TcpStream::from_std(stream)?));
+        let below: Boxed = Box::new(Plain::new(TcpStream::from_std(stream)?));
         let below = if endpoint.scheme.has_tls() {
             encrypted(endpoint, roots, below).await?
         } else {

@@ -17,7 +17,7 @@ use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Boxed, Layer, Local, Refused, Signs, Transport};
+use super::{Boxed, Failed, Layer, Local, Refused, Signs, Transport};
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::settings::{ClientCert, Settings};
@@ -194,11 +194,7 @@ fn plain(error: pem::Error) -> String {
 }
 
 impl Layer for ServerTls {
-    fn accept<'a>(
-        &'a self,
-        below: Boxed,
-        conn: &'a Conn,
-    ) -> Local<'a, Result<Boxed, HandshakeError>> {
+    fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
             if let Some(shown) = encrypted.0.get_ref().1.peer_certificates() {

@@ -10,9 +10,9 @@ mod wire;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::{Boxed, Layer, Local, Refused, part};
+use super::{Boxed, Failed, Layer, Local, Refused};
 use crate::codec::FrameCodec;
-use crate::conn::{Conn, HandshakeError};
+use crate::conn::Conn;
 use crate::conn_manager::AddError;
 pub(crate) use connect::connect;
 use messages::Messages;
@@ -41,11 +41,7 @@ impl ServerWs {
 }
 
 impl Layer for ServerWs {
-    fn accept<'a>(
-        &'a self,
-        mut below: Boxed,
-        conn: &'a Conn,
-    ) -> Local<'a, Result<Boxed, HandshakeError>> {
+    fn accept<'a>(&'a self, mut below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let (head, rest) = upgrade::read_head(&mut below).await?;
             let answer = match head {
@@ -67,9 +63,7 @@ impl Layer for ServerWs {
                 }
                 Err(rejected) => {
                     upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;
-                    // Whatever comes of it, the peer was told.
-                    let _ = part(below).await;
-                    Err(rejected.into())
+                    Err(Failed { why: rejected.into(), told: Some(below) })
                 }
             }
         })
