@@ -70,7 +70,8 @@ pub trait Framing: fmt::Debug + Send + Sync + 'static {
     /// `max_payload` bytes.
     fn find(&self, src: &[u8], max_payload: u32) -> Result<Option<Found>, FrameError>;
 
-    /// Appends a frame to `dst`.
+    /// Appends a frame to `dst`. Over WebSocket [`find`](Self::find) must find it there, to tell where a
+    /// message ends; else the connection is closed.
     fn put(&self, id: MsgId, payload: &[u8], dst: &mut BytesMut);
 
     /// Whether there is a frame for this id and payload. What cannot be framed comes back as

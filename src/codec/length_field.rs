@@ -204,12 +204,12 @@ impl Framing for LengthField {
     fn can_put(&self, id: MsgId, payload: &[u8]) -> bool {
         let id_end = self.id.map_or(0, Field::end);
         let has_header = self.strip + payload.len() >= self.length.end().max(id_end);
-        let id_fits = match self.id {
-            None => id == 0,
-            Some(field) => field.end() > self.strip || field.holds(id.into()),
+        // A field of the payload is the application's to write; one that is only half there is nobody's.
+        let fits = |field: Field, holds: bool| {
+            field.offset >= self.strip || field.end() <= self.strip && holds
         };
-        let length_fits =
-            self.length.end() > self.strip || self.length_for(payload.len()).is_some();
+        let id_fits = self.id.map_or(id == 0, |field| fits(field, field.holds(id.into())));
+        let length_fits = fits(self.length, self.length_for(payload.len()).is_some());
         has_header && id_fits && length_fits
     }
 

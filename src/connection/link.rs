@@ -12,6 +12,7 @@ use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
+use crate::codec::FrameError;
 use crate::conn::{
     Batch, CloseReason, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared, Unsent,
 };
@@ -270,7 +271,12 @@ fn poll_flush_kept(
             }
         }
         if is_last {
-            return Poll::Ready(Ok(()));
+            // All frames were whole.
+            let lost = FrameError::Malformed("the framing does not find a frame that it has put");
+            return Poll::Ready(match transport.begun() {
+                0 => Ok(()),
+                _ => Err(io::Error::other(CloseReason::Protocol(lost))),
+            });
         }
         let n = ready!(poll_write(transport, batch, cx))?;
         kept.frames += batch.advance(n);

@@ -239,7 +239,7 @@ fn partner(key: &str) -> Option<&'static str> {
         "low_watermark_percent" => "high_watermark_percent",
         "reserved_conn" => "max_conn",
         "when_full" => "reserved_conn",
-        "tls_cert" | "tls_key" => "listen",
+        "tls_cert" | "tls_key" | "tls_client_ca" | "ws_origins" | "ws_subprotocols" => "listen",
         _ => return None,
     })
 }

@@ -27,7 +27,10 @@ impl Settings {
         let no_tls = first(|scheme| scheme.has_tls() && !cfg!(feature = "tls"));
         let no_ws = first(|scheme| scheme.has_ws() && !cfg!(feature = "ws"));
         let has_tls = first(Scheme::has_tls).is_some();
-        let checks: [(&'static str, bool, String); 23] = [
+        let has_ws = first(Scheme::has_ws).is_some();
+        let query = self.listen.iter().find(|endpoint| endpoint.path.contains('?'));
+        let tls_files = [&self.tls_cert, &self.tls_key, &self.tls_client_ca];
+        let checks: [(&'static str, bool, String); 30] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -102,6 +105,20 @@ impl Settings {
                 "must be empty: this program is built without the Cargo feature `proxy`".into(),
             ),
             (
+                "listen",
+                query.is_none(),
+                format!(
+                    "must not have {}: a server goes by the path, whatever the query",
+                    query.map(ToString::to_string).unwrap_or_default()
+                ),
+            ),
+            // A server that says nothing of it would be taken for one that encrypts.
+            ("tls_cert", has_tls || tls_files[0].is_empty(), unused("TLS")),
+            ("tls_key", has_tls || tls_files[1].is_empty(), unused("TLS")),
+            ("tls_client_ca", has_tls || tls_files[2].is_empty(), unused("TLS")),
+            ("ws_origins", has_ws || self.ws_origins.is_empty(), unused("WebSocket")),
+            ("ws_subprotocols", has_ws || self.ws_subprotocols.is_empty(), unused("WebSocket")),
+            (
                 "tls_cert",
                 !has_tls || !self.tls_cert.is_empty(),
                 "must name a PEM file, since `listen` has an endpoint with TLS".into(),
@@ -117,6 +134,11 @@ impl Settings {
                 "must be origins as browsers send them, as in https://example.com: without a path, \
                  a slash at the end, or the port that goes without saying"
                     .into(),
+            ),
+            (
+                "ws_subprotocols",
+                self.ws_subprotocols.iter().all(|name| is_token(name)),
+                "must be names without spaces, commas and other separators".into(),
             ),
             (
                 "when_full",
@@ -142,6 +164,17 @@ impl Settings {
             None => Ok(()),
         }
     }
+}
+
+/// What is to be said of a setting that an endpoint of another kind would need.
+fn unused(kind: &str) -> String {
+    format!("must be empty, since `listen` has no endpoint with {kind}")
+}
+
+/// Whether this can stand in a header that is a list: RFC 9110, 5.6.2.
+fn is_token(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(fits)
 }
 
 /// Whether a browser may send this origin: another spelling would match nothing.

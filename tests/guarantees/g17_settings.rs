@@ -203,22 +203,33 @@ fn g17_every_setting_can_be_changed_by_the_environment() {
         ("deny", "10.1.2.3"),
         ("listen", "tcp://127.0.0.1:1, tcp://[::1]:2"),
         ("handshake_deadline_ms", "27"),
-        ("tls_cert", "cert.pem"),
-        ("tls_key", "key.pem"),
-        ("tls_client_ca", "ca.pem"),
         ("tls_client_cert", "optional"),
-        ("ws_subprotocols", "one, two"),
-        ("ws_origins", "https://example.com"),
     ];
     // Places can be reserved only where no dial waits.
     let other = [("reserved_conn", "1"), ("reserved_for", "127.0.0.1")];
     // Refused, if the program cannot do it.
     let balancers = ("proxy_from", "10.0.0.0/8");
     let all = serde_json::to_value(Settings::default()).unwrap();
-    let tested = changed.len() + other.len() + 1;
+    // These need an endpoint that makes use of them.
+    let secure = [
+        ("tls_cert", "cert.pem"),
+        ("tls_key", "key.pem"),
+        ("tls_client_ca", "ca.pem"),
+        ("ws_subprotocols", "one, two"),
+        ("ws_origins", "https://example.com"),
+    ];
+    let tested = changed.len() + other.len() + 1 + secure.len();
     assert_eq!(all.as_object().unwrap().len(), tested, "one is not tested");
     changed_by_environment(&changed);
     changed_by_environment(&other);
+    if cfg!(all(feature = "tls", feature = "ws")) {
+        let listen = [("listen", "wss://127.0.0.1:1/game")];
+        changed_by_environment(&[&listen[..], &secure].concat());
+    }
+    for (key, value) in secure {
+        let text = format!("{key}: '{value}'");
+        assert_file_error(&text, "out of range", &[key, "no endpoint with"]);
+    }
     if cfg!(feature = "proxy") {
         changed_by_environment(&[balancers]);
     } else {
@@ -252,9 +263,18 @@ fn g17_an_endpoint_is_a_url_that_this_program_can_serve() {
     } else {
         assert_file_error(ws, "out of range", &["ws://127.0.0.1:1/game", "feature `ws`"]);
     }
+    if cfg!(not(feature = "ws")) {
+        return;
+    }
+    let query = "listen: ['ws://127.0.0.1:1/game?room=1']";
+    assert_file_error(query, "out of range", &["`listen`", "game?room=1"]);
+    for name in ["a, b", "", "a b"] {
+        let text = format!("{ws}\nws_subprotocols: ['{name}']");
+        assert_file_error(&text, "out of range", &["`ws_subprotocols`", "names"]);
+    }
     for origin in ["example.com", "https://example.com/", "https://example.com:443", "http://a:80"]
     {
-        let text = format!("ws_origins: ['{origin}']");
+        let text = format!("{ws}\nws_origins: ['{origin}']");
         assert_file_error(&text, "out of range", &["`ws_origins`", "https://"]);
     }
 }

@@ -15,15 +15,15 @@ use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_r
 
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
+use crate::event::Event;
 use crate::settings::Settings;
 use crate::transport::{Boxed, Local};
-use crate::unwind::contained;
+use crate::unwind::Contained;
 
 /// The longest head of a request that is read.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// A request for a WebSocket: what [`Server::ws_auth`](crate::Server::ws_auth) judges.
-#[derive(Debug)]
 pub struct Upgrade(Request<()>);
 
 impl Upgrade {
@@ -53,6 +53,14 @@ impl Upgrade {
         let values = self.0.headers().get_all(name).into_iter();
         let texts = values.filter_map(|value| value.to_str().ok());
         texts.flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty())
+    }
+}
+
+impl fmt::Debug for Upgrade {
+    /// Without what headers say, some of which is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<_> = self.0.headers().keys().collect();
+        f.debug_struct("Upgrade").field("path", &self.path()).field("headers", &headers).finish()
     }
 }
 
@@ -141,18 +149,9 @@ impl Rules {
     /// What the application says of a request. A panic of it is an answer, too.
     async fn admits(&self, upgrade: &Upgrade, conn: &Conn) -> Result<bool, Rejected> {
         let Some(auth) = &self.auth else { return Ok(true) };
-        let mut judging = contained(|| auth.admits(upgrade, conn));
-        let judged = std::future::poll_fn(|cx| {
-            let polled =
-                judging.as_mut().and_then(|judging| contained(|| judging.as_mut().poll(cx)));
-            match polled {
-                Some(polled) => polled.map(Some),
-                None => std::task::Poll::Ready(None),
-            }
-        });
-        let judged = judged.await;
-        let _ = contained(|| drop(judging));
-        judged.ok_or_else(|| {
+        let admitted = Contained::new(|| auth.admits(upgrade, conn)).await;
+        admitted.ok_or_else(|| {
+            conn.emit(Event::HookPanicked { conn, hook: "ws_auth" });
             Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, "the authentication panicked")
         })
     }
