@@ -62,6 +62,12 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         0
     }
 
+    /// Whether the peer has said that it takes nothing more. What is due to it is lost then, and
+    /// told of as such; what it sent before is still handled.
+    fn is_deaf(&self) -> bool {
+        false
+    }
+
     /// What has come since this was asked that was not read.
     fn signs(&mut self) -> Signs {
         Signs::default()
@@ -100,6 +106,12 @@ pub(crate) trait Layer: Send + Sync + 'static {
 
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
+        false
+    }
+
+    /// Whether it costs much before a peer can be told anything: more than a peer from where nobody may
+    /// come is worth.
+    fn is_costly(&self) -> bool {
         false
     }
 }
@@ -145,6 +157,11 @@ impl Stack {
     /// Whether peers that are not admitted are told so in any case.
     pub(crate) fn refuses(&self) -> bool {
         self.0.iter().any(|layer| layer.refuses())
+    }
+
+    /// Whether it costs much before a peer can be told anything.
+    pub(crate) fn is_costly(&self) -> bool {
+        self.0.iter().any(|layer| layer.is_costly())
     }
 
     /// Shakes hands, layer by layer.

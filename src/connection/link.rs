@@ -43,6 +43,8 @@ struct Io {
     keeps: bool,
     /// What it keeps: still unsent.
     kept: Unsent,
+    /// What the peer would not take any more.
+    lost: Unsent,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
 }
@@ -51,8 +53,8 @@ impl Link {
     /// Without a transport, if the connection ends before it begins.
     pub(crate) fn new(conn: Conn, transport: Option<Boxed>) -> Self {
         let keeps = transport.as_ref().is_some_and(|transport| transport.taken().is_some());
-        let (kept, batch) = (Unsent::default(), Batch::default());
-        let io = Io { transport, keeps, kept, batch };
+        let (kept, lost) = (Unsent::default(), Unsent::default());
+        let io = Io { transport, keeps, kept, lost, batch: Batch::default() };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
@@ -202,7 +204,7 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self, why: &CloseReason) -> Unsent {
-        let Io { transport, keeps, kept, batch } = &mut *self.io.borrow_mut();
+        let Io { transport, keeps, kept, lost, batch } = &mut *self.io.borrow_mut();
         if let Some(mut transport) = transport.take()
             && *keeps
         {
@@ -216,7 +218,7 @@ impl Link {
         }
         let cut = self.conn.shared().cut(batch, std::mem::take(kept).bytes);
         *batch = Batch::default();
-        cut
+        Unsent { frames: cut.frames + lost.frames, bytes: cut.bytes + lost.bytes }
     }
 }
 
@@ -228,7 +230,7 @@ impl Io {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { transport: Some(transport), keeps, kept, batch } = self else {
+        let Self { transport: Some(transport), keeps, kept, lost, batch } = self else {
             return Poll::Ready(Ok(()));
         };
         if !*keeps {
@@ -243,10 +245,25 @@ impl Io {
             let (frames, bytes) = batch.size();
             shared.adopt(frames, bytes);
         }
+        if transport.is_deaf() {
+            give_up(lost, batch, shared);
+        }
         let before = transport.taken();
         let flushed = poll_flush_kept(transport, kept, batch, shared, cx);
         *progress |= transport.taken() != before;
         flushed
+    }
+}
+
+/// Takes what a peer would not take out of the outbox, so that what it sent before can still be
+/// handled and answered, in vain.
+fn give_up(lost: &mut Unsent, batch: &mut Batch, shared: &Shared) {
+    while !batch.is_empty() || shared.next_batch(batch) {
+        let (frames, bytes) = batch.size();
+        shared.written(frames, bytes);
+        lost.frames += frames;
+        lost.bytes += bytes;
+        *batch = Batch::default();
     }
 }
 
@@ -275,6 +292,7 @@ fn poll_flush_kept(
             let lost = FrameError::Malformed("the framing does not find a frame that it has put");
             return Poll::Ready(match transport.begun() {
                 0 => Ok(()),
+                _ if transport.is_deaf() => Ok(()),
                 _ => Err(io::Error::other(CloseReason::Protocol(lost))),
             });
         }

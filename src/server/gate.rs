@@ -183,11 +183,10 @@ impl Listen for Door {
                 self.tell_closed();
             }
             let Self { listener, knocks, prefaces, .. } = self;
-            let many = prefaces.are_many();
             let accepted = async {
                 match listener {
-                    Some(listener) if !many => listener.accept().await,
-                    _ => std::future::pending().await,
+                    Some(listener) => listener.accept().await,
+                    None => std::future::pending().await,
                 }
             };
             let accepted = tokio::select! {

@@ -15,7 +15,8 @@ use crate::settings::{Network, Settings};
 #[cfg(feature = "proxy")]
 mod header;
 
-/// So many balancers' connections are waited for at once; later ones wait in the system's queue.
+/// So many balancers' connections are waited for at once. Later ones are refused, lest other peers
+/// wait for them.
 const MOST: usize = 1024;
 
 /// A socket that did not begin as it must; `None` if nothing came at all.
@@ -40,6 +41,7 @@ impl Prefaces {
 
     /// Takes a socket that begins with a header. Gives back one that does not.
     pub(super) fn take(&mut self, dial: Accepted) -> Option<Accepted> {
+        let many = self.len() >= MOST;
         let peer = dial.peer.ip();
         if !self.from.iter().any(|network| network.contains(peer)) {
             return Some(dial);
@@ -47,6 +49,10 @@ impl Prefaces {
         let deadline = self.deadline;
         self.reading.spawn_local(async move {
             let mut dial = dial;
+            if many {
+                let why = AddError::NoProxyHeader("too many are waited for");
+                return Err(Unannounced(dial, Some(why)));
+            }
             match timeout_at(dial.began + deadline, read(&mut dial)).await {
                 Ok(Ok(())) => Ok(dial),
                 Ok(Err(why)) => Err(Unannounced(dial, why)),
@@ -62,10 +68,6 @@ impl Prefaces {
 
     pub(super) fn are_none(&self) -> bool {
         self.len() == 0
-    }
-
-    pub(super) fn are_many(&self) -> bool {
-        self.len() >= MOST
     }
 
     /// The next one whose header has come, or will not. Cancel safe.

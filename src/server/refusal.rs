@@ -47,7 +47,8 @@ impl Refusal {
         let frame = self.0.as_ref().and_then(|make| contained(|| make(why)).flatten());
         let frame = frame.filter(|frame| limits.codec.can_put(frame));
         let frame = frame.and_then(|frame| Encoded::new(&limits.codec, &frame));
-        if frame.is_none() && !stack.refuses() {
+        let unwanted = matches!(why, AddError::Denied(_)) && stack.is_costly();
+        if unwanted || frame.is_none() && !stack.refuses() {
             return None;
         }
         if limits.lingering.available_permits() == 0 {

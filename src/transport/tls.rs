@@ -18,7 +18,8 @@ use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Failed, Layer, Local, Refused, Signs, Transport};
-use crate::conn::{Conn, HandshakeError};
+use crate::codec::FrameError;
+use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::settings::{ClientCert, Settings};
 use records::Records;
@@ -213,6 +214,10 @@ impl Layer for ServerTls {
             }
         })
     }
+
+    fn is_costly(&self) -> bool {
+        true
+    }
 }
 
 /// Shakes hands with the server of this name.
@@ -230,11 +235,14 @@ pub(crate) async fn connect(
 }
 
 fn failed(error: io::Error) -> HandshakeError {
-    let why = error.get_ref().and_then(|error| error.downcast_ref::<RustlsError>());
-    match why.map(ToString::to_string) {
+    match rustls_error(&error).map(ToString::to_string) {
         Some(why) => HandshakeError::Tls(why),
         None => error.into(),
     }
+}
+
+fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// A transport in TLS.
@@ -261,6 +269,10 @@ impl AsyncRead for Encrypted {
             // the frames, as on a bare socket.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) if rustls_error(&error).is_some() => {
+                let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
+                Poll::Ready(Err(io::Error::other(why)))
             }
             read => read,
         }

@@ -51,7 +51,8 @@ impl Layer for ServerWs {
             match answer {
                 Ok(response) => {
                     upgrade::send(&mut below, &response, "").await?;
-                    let wire = Wire::new(below, marks::Marks::after(&rest));
+                    let wire =
+                        Wire::new(below, marks::Marks::after(&rest), self.codec.largest_frame());
                     let config = Some(config(&self.codec));
                     let stream = WebSocketStream::from_partially_read(
                         wire,

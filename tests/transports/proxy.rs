@@ -120,6 +120,8 @@ async fn a_balancer_without_a_good_header_is_refused_and_told_of() {
     let huge = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
     let short = [SIGNATURE, &[0x21, 0x11, 0, 4, 1, 2, 3, 4]].concat();
     let version = [SIGNATURE, &[0x31, 0x11, 0, 0]].concat();
+    let mut datagrams = v2();
+    datagrams[13] = 0x12;
     let bad = [
         frame(ECHO, b"no header").as_slice(),
         b"PROXY TCP4 203.0.113.7 192.0.2.1 4000 99999\r\n",
@@ -129,6 +131,7 @@ async fn a_balancer_without_a_good_header_is_refused_and_told_of() {
         &huge,
         &short,
         &version,
+        &datagrams,
     ]
     .map(<[u8]>::to_vec);
     for header in &bad {
@@ -154,6 +157,20 @@ async fn balancers_that_say_nothing_hold_nobody_up_and_not_for_ever() {
     assert_eq!(silent.recv().await, None);
     assert_eq!(halfway.recv().await, None);
     assert_eq!(watched.server.handle().stats().refusals.no_proxy_header, 2);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn the_header_counts_against_the_deadline_of_all_handshakes() {
+    let mut settings = behind_balancers();
+    settings.handshake_deadline_ms = 400;
+    settings.listen = vec!["tcp://127.0.0.1:0".parse().unwrap()];
+    let watched = Watched::start(settings).await;
+    let mut client = TestClient::connect(watched.server.addr()).await;
+    let began = std::time::Instant::now();
+    client.send_bytes(&V1[..20]).await;
+    assert_eq!(client.recv().await, None);
+    assert!(began.elapsed() >= std::time::Duration::from_millis(400), "not before it is over");
     watched.server.stop().await.unwrap();
 }
 

@@ -342,3 +342,39 @@ async fn a_peer_that_is_not_admitted_is_told_so_in_tls() {
     assert_eq!(told, frame(9, b"the server is full: 1 connections"));
     watched.server.stop().await.unwrap();
 }
+
+#[actix::test]
+async fn a_peer_that_keeps_pace_behind_a_backlog_is_not_taken_for_one_that_does_not_read() {
+    const CHUNK: usize = 4096;
+    const CHUNKS: usize = 8 * 1024;
+    let files = Files::new("backlog");
+    let settings =
+        Settings { max_msg_chan_bytes: 4 << 20, max_msg_chan_len: 1 << 20, ..files.settings() };
+    let mut watched = Watched::start(settings).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    let conn = watched.started().await;
+    // There is always something in the outbox, and all in all it would not hold all.
+    let mut received = vec![0; CHUNK + 8];
+    for _ in 0..64 {
+        conn.send_buffered(1, vec![7; CHUNK]).unwrap();
+    }
+    for _ in 0..CHUNKS {
+        conn.send_buffered(1, vec![7; CHUNK]).expect("it holds what the peer has not got");
+        within(stream.read_exact(&mut received)).await.unwrap();
+    }
+    drop(stream);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_peer_from_where_nobody_may_come_is_not_worth_a_handshake() {
+    let files = Files::new("denied");
+    let deny = vec!["127.0.0.0/8".parse().unwrap()];
+    let settings = Settings { deny, ..files.settings() };
+    let server = Server::new(settings).refusal(|why| Some(Frame::new(9, why.to_string())));
+    let watched = Watched::serve(server).await;
+    let met = files.dial(watched.port(0)).await;
+    assert!(met.is_err());
+    assert_eq!(watched.server.handle().stats().refusals.denied, 1);
+    watched.server.stop().await.unwrap();
+}

@@ -1,5 +1,10 @@
 //! WebSocket: messages, close codes, requests.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,10 +15,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
+use zinxide::framing::{Found, Framing};
 use zinxide::testing::{TestClient, within};
 use zinxide::{
-    CloseReason, Conn, FrameError, HandshakeError, Inbound, Scheme, Server, Settings, Silence,
-    Subprotocol, Unrouted, Upgrade,
+    CloseReason, Conn, FrameError, HandshakeError, Inbound, MsgId, Scheme, Server, Settings,
+    Silence, Subprotocol, Unrouted, Upgrade,
 };
 
 use super::support::{ECHO, Watched, at, frame};
@@ -267,6 +273,108 @@ async fn answers_reach_a_peer_that_closed_its_socket_without_a_close_frame() {
 }
 
 #[actix::test]
+async fn what_a_peer_sent_before_its_close_frame_is_handled_and_its_answers_count_as_cut() {
+    const SLOW: u32 = 5;
+    let handled = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&handled);
+    let server = Server::new(settings()).route_fn(SLOW, async move |msg: Inbound| {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        count.fetch_add(1, Relaxed);
+        msg
+    });
+    let mut watched = Watched::serve(server).await;
+    let mut client = dial(&watched).await;
+    for _ in 0..100 {
+        client.feed(Message::binary(frame(SLOW, b"x"))).await.unwrap();
+    }
+    within(client.close(None)).await.unwrap();
+    let mut answers = 0;
+    while let Some(Ok(message)) = within(client.next()).await {
+        answers += u64::from(message.is_binary());
+    }
+    assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    assert_eq!(handled.load(Relaxed), 100);
+    let stats = watched.server.handle().stats();
+    assert_eq!((answers + stats.frames_cut, stats.bytes_unhandled), (100, 0));
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_message_of_endless_fragments_is_too_long_and_holds_no_neighbour_up() {
+    let mut watched = Watched::start(Settings { worker_pool_size: 1, ..settings() }).await;
+    let mut neighbour = dial(&watched).await;
+    let mut client = dial(&watched).await;
+    let flood = actix::spawn(async move {
+        let mut fragments = vec![0x02, 0x80, 0, 0, 0, 0];
+        fragments.extend([0x00, 0x80, 0, 0, 0, 0].repeat(20_000));
+        // Until the server has had enough.
+        while client.get_mut().write_all(&fragments).await.is_ok() {}
+    });
+    for _ in 0..10 {
+        echo(&mut neighbour).await;
+    }
+    let too_long = FrameError::MessageTooLong { max: 4104 };
+    assert_eq!(watched.removed().await, CloseReason::Protocol(too_long));
+    flood.await.unwrap();
+    drop(neighbour);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_frame_in_fragments_of_a_byte_is_not_too_long() {
+    let watched = Watched::start(settings()).await;
+    let mut client = dial(&watched).await;
+    let whole = frame(ECHO, &[7; 4096]);
+    let last = whole.len() - 1;
+    for (at, &byte) in whole.iter().enumerate() {
+        let data = if at == 0 { Data::Binary } else { Data::Continue };
+        let piece = WsFrame::message(vec![byte], OpCode::Data(data), at == last);
+        client.feed(Message::Frame(piece)).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    assert_eq!(next(&mut client).await, Message::binary(whole));
+    drop(client);
+    watched.server.stop().await.unwrap();
+}
+
+/// Finds no frame that it has put.
+#[derive(Debug)]
+struct Lopsided;
+
+impl Framing for Lopsided {
+    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+        let [len @ 1..10, rest @ ..] = src else { return Ok(None) };
+        let len = usize::from(*len);
+        Ok((rest.len() >= len).then_some(Found { id: ECHO, payload: 1..1 + len, len: 1 + len }))
+    }
+
+    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        dst.extend_from_slice(&[200]);
+        dst.extend_from_slice(payload);
+    }
+
+    fn can_put(&self, _: MsgId, _: &[u8]) -> bool {
+        true
+    }
+
+    fn overhead(&self) -> usize {
+        1
+    }
+}
+
+#[actix::test]
+async fn a_framing_that_does_not_find_what_it_puts_is_an_error_and_no_silence() {
+    let mut watched = Watched::serve(Server::new(settings()).framing(Lopsided)).await;
+    let mut client = dial(&watched).await;
+    client.send(Message::binary(&b"\x01x"[..])).await.unwrap();
+    assert!(close_code(&mut client).await == 1007);
+    let why = watched.removed().await;
+    assert!(matches!(why, CloseReason::Protocol(FrameError::Malformed(_))), "{why}");
+    assert_eq!(watched.server.handle().stats().frames_cut, 1);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn a_peer_that_begins_a_message_and_does_not_end_it_is_closed() {
     let settings = Settings { frame_deadline_ms: 200, ..settings() };
     let mut watched = Watched::start(settings).await;
@@ -359,6 +467,57 @@ async fn a_request_is_answered_by_what_is_wrong_with_it() {
 }
 
 #[actix::test]
+async fn a_request_is_read_as_http_has_it() {
+    let watched = Watched::start(settings()).await;
+    let port = watched.port(0);
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let version = "Sec-WebSocket-Version: 13\r\n";
+    for (headers, status) in [
+        (
+            "Host: a\r\nConnection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: h2c, WebSocket",
+            101,
+        ),
+        ("Host: a\r\nConnection: Upgrade\r\nUpgrade: h2c", 426),
+        ("Connection: Upgrade\r\nUpgrade: websocket", 400),
+        ("Host: a\r\nHost: b\r\nConnection: Upgrade\r\nUpgrade: websocket", 400),
+    ] {
+        let request = format!("GET /game HTTP/1.1\r\n{headers}\r\n{key}{version}\r\n");
+        let mut socket = within(TcpStream::connect(("127.0.0.1", port))).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        within(socket.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}").as_bytes(), "{headers}");
+    }
+    let twice = format!(
+        "GET /game HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}{key}{version}\r\n"
+    );
+    assert!(raw(port, twice.as_bytes()).await.starts_with("HTTP/1.1 400"));
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn who_is_turned_away_holds_no_place() {
+    let server = Server::new(Settings { max_conn: 1, ..settings() });
+    let server = server.ws_auth(async |request: &Upgrade, _: &Conn| request.query().is_some());
+    let mut watched = Watched::serve(server).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut socket = within(TcpStream::connect(("127.0.0.1", watched.port(0)))).await.unwrap();
+        socket.write_all(b"GET /game HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = [0; 12];
+        within(socket.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 426");
+        // It is told, and stays.
+        held.push(socket);
+        watched.removed().await;
+    }
+    let (mut client, _) = ask(watched.port(0), "/game?in", &[]).await.unwrap();
+    echo(&mut client).await;
+    drop(client);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn any_path_will_do_at_an_endpoint_without_one() {
     let watched = Watched::start(at(&["ws://127.0.0.1:0"])).await;
     for path in ["", "/", "/any?x"] {
@@ -379,6 +538,10 @@ async fn a_page_of_another_origin_may_not_connect() {
     ] {
         assert_eq!(status(watched.port(0), "/game", &[("origin", origin)]).await, answer);
     }
+    let two = "GET /game HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+               Origin: https://example.com\r\nOrigin: https://evil.org\r\n\r\n";
+    assert!(raw(watched.port(0), two.as_bytes()).await.starts_with("HTTP/1.1 403"));
     assert_eq!(status(watched.port(0), "/game", &[]).await, 101, "no browser");
     watched.server.stop().await.unwrap();
 }

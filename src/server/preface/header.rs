@@ -96,6 +96,9 @@ async fn read_v2(
     if header.command == v2::Command::Local {
         return Ok(None);
     }
+    if header.protocol == v2::Protocol::Datagram {
+        return Err(bad("it is of datagrams"));
+    }
     let (peer, local) = match header.addresses {
         v2::Addresses::IPv4(ip) => (
             SocketAddr::from((ip.source_address, ip.source_port)),

@@ -58,14 +58,15 @@ pub(super) fn reason_of(frame: Option<&CloseFrame>) -> CloseReason {
 }
 
 /// Why reading failed.
-pub(super) fn reason_of_error(error: &Error) -> CloseReason {
+pub(super) fn reason_of_error(error: Error) -> CloseReason {
     CloseReason::Protocol(match error {
         Error::ConnectionClosed | Error::AlreadyClosed => return CloseReason::PeerClosed,
-        Error::Io(error) => return CloseReason::Io(error.kind()),
+        Error::Io(error) => return CloseReason::of(error),
         Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
-            FrameError::MessageTooLong { max: *max_size }
+            FrameError::MessageTooLong { max: max_size }
         }
-        Error::Utf8(_) => FrameError::Text,
+        // In a text, or in the reason of a close frame.
+        Error::Utf8(_) => FrameError::Malformed("it is not UTF-8"),
         Error::Protocol(error) => FrameError::WebSocket(match error {
             ProtocolError::UnmaskedFrameFromClient => "a frame is not masked",
             ProtocolError::MaskedFrameFromServer => "a frame is masked",

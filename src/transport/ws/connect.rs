@@ -35,7 +35,7 @@ pub(crate) async fn connect(
     for subprotocol in subprotocols {
         request = request.with_sub_protocol(subprotocol);
     }
-    let wire = Wire::new(below, Marks::with_head());
+    let wire = Wire::new(below, Marks::with_head(), codec.largest_frame());
     match client_async_with_config(request, wire, Some(config(codec))).await {
         Ok((stream, _)) => Ok(Box::new(Messages::new(stream, codec.clone()))),
         Err(Error::Http(response)) => {

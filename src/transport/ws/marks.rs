@@ -1,7 +1,7 @@
 //! Where a peer is in what it sends: between messages, or inside one.
 
 /// The longest header of a frame.
-const MAX_HEADER: usize = 14;
+pub(super) const MAX_HEADER: usize = 14;
 
 /// The opcode of close frames.
 const CLOSE: u8 = 8;

@@ -46,6 +46,8 @@ pub(super) struct Messages {
     pongs: bool,
     /// The peer is told of the end, or cannot be.
     ended: bool,
+    /// The peer has sent a close frame: nothing can be sent any more.
+    deaf: bool,
     /// Something came that was no frame.
     alive: bool,
 }
@@ -64,6 +66,7 @@ impl Messages {
             unflushed: 0,
             pongs: false,
             ended: false,
+            deaf: false,
             alive: false,
         }
     }
@@ -95,10 +98,13 @@ impl Messages {
             Some(Ok(Message::Text(_))) => {
                 self.over = Some(CloseReason::Protocol(FrameError::Text));
             }
-            Some(Ok(Message::Close(frame))) => self.over = Some(reason_of(frame.as_ref())),
+            Some(Ok(Message::Close(frame))) => {
+                self.over = Some(reason_of(frame.as_ref()));
+                self.deaf = true;
+            }
             Some(Ok(Message::Ping(_))) => (self.alive, self.pongs) = (true, true),
             Some(Ok(Message::Pong(_) | Message::Frame(_))) => self.alive = true,
-            Some(Err(error)) => self.over = Some(reason_of_error(&error)),
+            Some(Err(error)) => self.over = Some(reason_of_error(error)),
             None => self.over = Some(CloseReason::PeerClosed),
         }
         Poll::Ready(())
@@ -122,6 +128,9 @@ impl Messages {
     /// A large frame goes in fragments of its message: the library never gives the memory back that
     /// it needed for the largest.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             while !self.fragments.is_empty() {
                 if self.unflushed >= WRITE_BUFFER {
@@ -191,8 +200,12 @@ impl Transport for Messages {
         self.stream.get_ref().below.taken()
     }
 
+    fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
     fn begun(&self) -> usize {
-        self.outgoing.len()
+        self.outgoing.len() + self.fragments.len()
     }
 
     fn signs(&mut self) -> Signs {
@@ -209,6 +222,7 @@ impl AsyncRead for Messages {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.stream.get_mut().begin_turn();
         let before = buf.filled().len();
         let mut waits = false;
         for _ in 0..RUN {

@@ -123,10 +123,17 @@ impl Rules {
         if !(path.is_empty() || path == request.uri().path()) {
             return Err(Rejected::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
         }
-        let mut response = create_response(&request).map_err(|error| Rejected::bad(&error))?;
-        let upgrade = Upgrade(request);
+        let upgrade = Upgrade(one_line_each(request));
+        let mut response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error))?;
+        let count = |name| upgrade.0.headers().get_all(name).iter().count();
+        if count(header::HOST) != 1 || count(header::SEC_WEBSOCKET_KEY) != 1 {
+            let why = "there must be one Host and one Sec-WebSocket-Key";
+            return Err(Rejected::new(StatusCode::BAD_REQUEST, why));
+        }
         let may = |origin: &str| self.origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
-        if !self.origins.is_empty() && upgrade.origin().is_some_and(|origin| !may(origin)) {
+        let named = count(header::ORIGIN);
+        let may_come = named == 0 || named == 1 && upgrade.origin().is_some_and(may);
+        if !(self.origins.is_empty() || may_come) {
             return Err(Rejected::new(
                 StatusCode::FORBIDDEN,
                 "pages of this origin may not connect",
@@ -155,6 +162,20 @@ impl Rules {
             Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, "the authentication panicked")
         })
     }
+}
+
+/// The request with a single line for each of the two headers that are lists, of which the WebSocket
+/// library looks at the first line alone.
+fn one_line_each(mut request: Request<()>) -> Request<()> {
+    for (name, wanted) in [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")] {
+        let upgrade = Upgrade(request);
+        let has = upgrade.list(name.clone()).any(|item| item.eq_ignore_ascii_case(wanted));
+        request = upgrade.0;
+        if has {
+            request.headers_mut().insert(name, HeaderValue::from_static(wanted));
+        }
+    }
+    request
 }
 
 /// A request that does not lead to a WebSocket.
@@ -242,15 +263,16 @@ pub(super) async fn read_head(
         if below.read_buf(&mut read).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let may_end = memmem::find(&read[before.saturating_sub(3)..], b"\r\n\r\n").is_some();
-        if !may_end && read.len() < 2 * parsed {
+        let news = &read[before.saturating_sub(2)..];
+        let may_end = [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memmem::find(news, end).is_some());
+        if !may_end && read.len() < (2 * parsed).min(MAX_HEAD) {
             continue;
         }
         parsed = read.len();
         match Request::try_parse(&read) {
-            Ok(Some((len, head))) => return Ok((Ok(head), read.split_off(len))),
+            Ok(Some((len, head))) if len <= MAX_HEAD => return Ok((Ok(head), read.split_off(len))),
             Ok(None) if read.len() < MAX_HEAD => {}
-            Ok(None) => {
+            Ok(_) => {
                 let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
                 let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok((Err(Rejected::new(status, why)), read));

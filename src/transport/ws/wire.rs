@@ -6,20 +6,48 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::marks::Marks;
+use super::marks::{MAX_HEADER, Marks};
+use crate::codec::FrameError;
+use crate::conn::CloseReason;
 use crate::transport::Boxed;
 
 /// A transport for the WebSocket library, which is not told of the end of the input after the
 /// handshake: it would end the output as well, and answers may be due.
+///
+/// The library reads on until it has a whole message, however many fragments that has. So it is given no
+/// more than a few reads in a turn, and no more bytes of one message than the largest can have.
 pub(super) struct Wire {
     pub(super) below: Boxed,
     pub(super) marks: Marks,
     pub(super) ended: bool,
+    /// How many bytes the largest frame has.
+    largest: usize,
+    /// Reads since the turn began.
+    reads: u32,
 }
 
+/// So many reads are a turn.
+const TURN: u32 = 16;
+
+/// A masked fragment of a single byte has seven. A message may have so many times the bytes of its frame.
+const FRAGMENTED: usize = 8;
+
 impl Wire {
-    pub(super) fn new(below: Boxed, marks: Marks) -> Self {
-        Self { below, marks, ended: false }
+    pub(super) fn new(below: Boxed, marks: Marks, largest: usize) -> Self {
+        Self { below, marks, ended: false, largest, reads: 0 }
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.reads = 0;
+    }
+
+    fn check(&self) -> io::Result<()> {
+        let most = self.largest.saturating_mul(FRAGMENTED).saturating_add(MAX_HEADER);
+        if self.marks.part() <= most {
+            return Ok(());
+        }
+        let why = FrameError::MessageTooLong { max: self.largest };
+        Err(io::Error::other(CloseReason::Protocol(why)))
     }
 }
 
@@ -30,6 +58,11 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        if self.reads == TURN {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.reads += 1;
         if !self.ended {
             ready!(Pin::new(&mut self.below).poll_read(cx, buf))?;
         }
@@ -40,7 +73,7 @@ impl AsyncRead for Wire {
             return if handshake { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         self.marks.follow(come);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.check())
     }
 }
 
