@@ -66,30 +66,50 @@ pub struct BadEndpoint {
     reason: &'static str,
 }
 
-const SCHEMES: [(Scheme, &str); 4] =
-    [(Scheme::Tcp, "tcp"), (Scheme::Tls, "tls"), (Scheme::Ws, "ws"), (Scheme::Wss, "wss")];
+/// All there is to know of a scheme.
+struct Row {
+    scheme: Scheme,
+    name: &'static str,
+    tls: bool,
+    ws: bool,
+    port: Option<u16>,
+}
+
+const SCHEMES: [Row; 4] = [
+    Row { scheme: Scheme::Tcp, name: "tcp", tls: false, ws: false, port: None },
+    Row { scheme: Scheme::Tls, name: "tls", tls: true, ws: false, port: None },
+    Row { scheme: Scheme::Ws, name: "ws", tls: false, ws: true, port: Some(80) },
+    Row { scheme: Scheme::Wss, name: "wss", tls: true, ws: true, port: Some(443) },
+];
 
 impl Scheme {
+    fn row(self) -> &'static Row {
+        // In the order of the variants.
+        &SCHEMES[self as usize]
+    }
+
     /// Its name in URLs.
     pub fn as_str(self) -> &'static str {
-        SCHEMES.iter().find(|(scheme, _)| *scheme == self).map_or("", |(_, name)| name)
+        self.row().name
     }
 
     /// Whether it is encrypted.
     pub fn has_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        self.row().tls
     }
 
     /// Whether frames travel in WebSocket messages.
     pub fn has_ws(self) -> bool {
-        matches!(self, Self::Ws | Self::Wss)
+        self.row().ws
     }
 
-    fn default_port(self) -> Option<u16> {
-        match self {
-            Self::Tcp | Self::Tls => None,
-            Self::Ws => Some(80),
-            Self::Wss => Some(443),
+    /// The Cargo feature that it needs and this program is built without.
+    pub(crate) fn missing_feature(self) -> Option<&'static str> {
+        let Row { tls, ws, .. } = self.row();
+        match (cfg!(feature = "tls"), cfg!(feature = "ws")) {
+            (false, _) if *tls => Some("tls"),
+            (_, false) if *ws => Some("ws"),
+            _ => None,
         }
     }
 }
@@ -132,9 +152,9 @@ impl FromStr for Endpoint {
 fn parse(text: &str) -> Result<Endpoint, &'static str> {
     let (scheme, rest) =
         text.split_once("://").ok_or("it must begin with tcp://, tls://, ws:// or wss://")?;
-    let &(scheme, _) = SCHEMES
+    let &Row { scheme, port: default_port, .. } = SCHEMES
         .iter()
-        .find(|(_, name)| name.eq_ignore_ascii_case(scheme))
+        .find(|row| row.name.eq_ignore_ascii_case(scheme))
         .ok_or("it must begin with tcp://, tls://, ws:// or wss://")?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
@@ -164,7 +184,7 @@ fn parse(text: &str) -> Result<Endpoint, &'static str> {
         Some(port) if port.bytes().all(|digit| digit.is_ascii_digit()) => {
             port.parse().map_err(|_| "its port is no number from 0 to 65535")?
         }
-        None if port.is_empty() => scheme.default_port().ok_or("it names no port")?,
+        None if port.is_empty() => default_port.ok_or("it names no port")?,
         _ => return Err("its port is no number from 0 to 65535"),
     };
     Ok(Endpoint { scheme, host: host.to_owned(), port, path })
@@ -216,6 +236,11 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_scheme_has_the_row_of_its_own() {
+        assert!(SCHEMES.iter().all(|row| row.scheme.row().name == row.name));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
 use crate::router::{IntoReply, Register, Route, Router, Surroundings};
 use crate::settings::Settings;
+use crate::transport::Layers;
 #[cfg(feature = "ws")]
 use crate::transport::ws::{Auth, Rules, Upgrade};
 pub use bound::BoundServer;
@@ -35,7 +36,6 @@ use bound::StoppedOnDrop;
 pub use error::ServerError;
 pub(crate) use gate::Gate;
 pub use handle::ServerHandle;
-use listeners::Layers;
 use refusal::Refusal;
 pub use report::StopReport;
 use worker::Workers;
@@ -296,15 +296,12 @@ impl Server {
         let Parts { settings, routes, hooks, limits, surroundings } = self.into_parts();
         let notice = notice.map(|frame| limits.check(frame)).transpose();
         let notice = notice.map_err(|error| ServerError::Notice(error.into_frame()))?;
+        let layers = Layers::default();
         #[cfg(feature = "tls")]
-        let tls = listeners::tls(&settings)?;
-        let layers = Layers {
-            #[cfg(feature = "tls")]
-            tls: tls.clone(),
-            #[cfg(feature = "ws")]
-            ws: Some((Rules::new(&settings, auth), limits.codec.clone())),
-        };
-        let listeners = listeners::bind(&settings.endpoints(), &layers)?;
+        let layers = layers.with_tls(&settings)?;
+        #[cfg(feature = "ws")]
+        let layers = layers.with_ws(Rules::new(&settings, auth), limits.codec.clone());
+        let listeners = listeners::bind(&settings.endpoints(), &layers).await?;
         let addrs = listeners.iter().map(|listener| listener.at.clone()).collect();
 
         let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
@@ -314,16 +311,8 @@ impl Server {
         let manager = manager.start();
         let router = Router::with_workers(workers.for_router(), surroundings).start();
         let (gate, knocks) = Gate::new(listeners.len());
-        let handle = ServerHandle::new(
-            addrs,
-            manager,
-            router,
-            connections,
-            &limits,
-            gate,
-            #[cfg(feature = "tls")]
-            tls,
-        );
+        let handle =
+            ServerHandle::new(addrs, manager, router, connections, &limits, gate, Arc::new(layers));
         let told = StoppedOnDrop(handle.clone());
         for (id, make) in routes {
             let route = make(&handle);

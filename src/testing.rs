@@ -133,8 +133,7 @@ impl TestConnection {
             connections,
             &limits,
             Gate::default(),
-            #[cfg(feature = "tls")]
-            None,
+            Arc::default(),
         );
         let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
         local.routes.update(&Table(routes.collect()), &surroundings);

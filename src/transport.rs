@@ -2,8 +2,9 @@
 //!
 //! A [`Transport`] is a byte stream to a peer that is ready for frames. A [`Layer`] makes one out of
 //! another by a handshake: TLS and WebSocket are layers, and a listener has a stack of them, none for
-//! plain TCP. A new transport is a new layer: nothing else knows one from another.
+//! plain TCP. Nothing but [`Layers`] knows one from another.
 
+mod layers;
 mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
+pub(crate) use layers::Layers;
 pub(crate) use tcp::TcpOptions;
 
 /// A byte stream of whole frames to a peer.

@@ -94,6 +94,7 @@ impl BoundServer {
         let Self { told: _told, settings, listeners, knocks, limits, mut workers, handle, .. } =
             self;
         let mut signals = Signals::new(self.signals).map_err(ServerError::Signals)?;
+        let reloads = reload_at_hangup(self.signals, &handle).map_err(ServerError::Signals)?;
         let (name, events) = (&settings.name, handle.events());
         let (max_conn, threads) = (settings.max_conn, settings.workers());
         for Listener { at, .. } in &listeners {
@@ -117,7 +118,7 @@ impl BoundServer {
             Some(error) = accepting.over() => Err(ServerError::Accept(error)),
             error = lost(&mut workers, settings.when_worker_lost, &handle) => Err(error),
             () = watch_over(watched, &limits) => Ok(()),
-            () = reload_at_hangup(self.signals, &handle) => Ok(()),
+            never = reloads => match never {},
             () = handle.stop_requested() => Ok(()),
             () = signals.next() => Ok(()),
         };

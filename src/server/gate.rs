@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +19,7 @@ use crate::event::{Event, Events};
 #[derive(Debug)]
 enum Knock {
     Close(oneshot::Sender<()>),
-    Open(oneshot::Sender<io::Result<()>>),
+    Open(Arc<Opening>),
 }
 
 /// The end that handles have: of all doors of a server.
@@ -58,24 +58,57 @@ impl Gate {
 
     /// Opens all doors, or none.
     pub(super) fn open(&self) -> impl Future<Output = io::Result<()>> + use<> {
-        let gate = self.clone();
-        let knock = |door: &mpsc::UnboundedSender<Knock>| {
-            let (done, opened) = oneshot::channel();
-            let _ = door.send(Knock::Open(done));
-            opened
-        };
-        let doors: Vec<_> = self.0.iter().map(knock).collect();
-        let ended = || io::Error::new(io::ErrorKind::NotConnected, "the server has ended");
-        async move {
-            let mut all = Ok(());
-            for opened in doors {
-                all = all.and(opened.await.unwrap_or_else(|_| Err(ended())));
-            }
-            if all.is_err() {
-                gate.close().await;
-            }
-            all
+        let (done, opened) = oneshot::channel();
+        let (gate, left) = (self.clone(), self.0.len());
+        let outcome = Outcome { left, all: Ok(()), told: Some(done) };
+        let opening = Arc::new(Opening { gate, outcome: Mutex::new(outcome) });
+        for door in &self.0 {
+            let _ = door.send(Knock::Open(Arc::clone(&opening)));
         }
+        drop(opening);
+        let ended = || io::Error::new(io::ErrorKind::NotConnected, "the server has ended");
+        async move { opened.await.unwrap_or_else(|_| Err(ended())) }
+    }
+}
+
+/// The doors of a gate that are about to be opened. The last one closes all if one cannot be, whether
+/// anybody waits for the outcome or not.
+#[derive(Debug)]
+struct Opening {
+    gate: Gate,
+    outcome: Mutex<Outcome>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    /// How many doors have not reported.
+    left: usize,
+    all: io::Result<()>,
+    told: Option<oneshot::Sender<io::Result<()>>>,
+}
+
+impl Opening {
+    fn report(&self, opened: io::Result<()>) {
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let Outcome { left, all, told } = &mut *outcome;
+        *left -= 1;
+        if all.is_ok() {
+            *all = opened;
+        }
+        if *left > 0 {
+            return;
+        }
+        let (all, told) = (std::mem::replace(all, Ok(())), told.take());
+        let closed = all.is_err().then(|| self.gate.close());
+        actix_rt::spawn(async move {
+            if let Some(closed) = closed {
+                closed.await;
+            }
+            if let Some(told) = told {
+                // A waiter that went away waits no more.
+                let _ = told.send(all);
+            }
+        });
     }
 }
 
@@ -133,7 +166,7 @@ impl Door {
                 self.close();
                 self.closing.push(done);
             }
-            Knock::Open(done) => drop(done.send(self.open())),
+            Knock::Open(opening) => opening.report(self.open()),
         }
     }
 
@@ -209,11 +242,8 @@ impl Listen for Door {
                 Err(Unannounced(Accepted { peer, .. }, Some(why))) => {
                     self.events.emit(Event::Refused { peer, why: &why });
                 }
-                // A balancer that looks whether the port is there.
-                Err(Unannounced(_, None)) => {
-                    let error = io::ErrorKind::UnexpectedEof.into();
-                    self.events.emit(Event::DialGone { error: &error });
-                }
+                // A balancer that looks whether the port is there, again and again.
+                Err(Unannounced(_, None)) => {}
             }
         }
     }

@@ -21,8 +21,9 @@ use crate::event::{Events, Stats};
 use crate::frame::{Frame, MsgId};
 use crate::router::{Register, Route, RouteError, Router, Unregister};
 use crate::surely::Surely;
+use crate::transport::Layers;
 #[cfg(feature = "tls")]
-use crate::transport::tls::{ServerTls, TlsError};
+use crate::transport::tls::TlsError;
 
 /// A handle to a server: cheap to clone, usable from any thread and after the server's end.
 #[derive(Clone)]
@@ -37,8 +38,8 @@ struct Inner {
     events: Arc<Events>,
     budget: Arc<Budget>,
     gate: Gate,
-    #[cfg(feature = "tls")]
-    tls: Option<Arc<ServerTls>>,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "certificates are read anew"))]
+    layers: Arc<Layers>,
     /// Written by handles that ask for the stop and by the server itself; it only grows.
     phase: watch::Sender<Phase>,
 }
@@ -59,7 +60,7 @@ impl ServerHandle {
         connections: Connections,
         limits: &Limits,
         gate: Gate,
-        #[cfg(feature = "tls")] tls: Option<Arc<ServerTls>>,
+        layers: Arc<Layers>,
     ) -> Self {
         let (events, budget) = (Arc::clone(&limits.events), Arc::clone(&limits.budget));
         let (phase, _) = watch::channel(Phase::Running);
@@ -71,8 +72,7 @@ impl ServerHandle {
             events,
             budget,
             gate,
-            #[cfg(feature = "tls")]
-            tls,
+            layers,
             phase,
         }))
     }
@@ -191,8 +191,8 @@ impl ServerHandle {
     }
 
     /// Reads the files of `tls_cert`, `tls_key` and `tls_client_ca` anew. Handshakes from now on are made
-    /// with them; connections that are there are not touched. On Unix, SIGHUP does the same, unless
-    /// signals are left to the application.
+    /// with them; connections that are there are not touched. It blocks the thread while it reads. On
+    /// Unix, SIGHUP does the same, unless signals are left to the application.
     ///
     /// # Errors
     ///
@@ -200,7 +200,7 @@ impl ServerHandle {
     /// before stays in use then.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        let reloaded = self.0.tls.as_ref().ok_or(TlsError::Unused).and_then(|tls| tls.reload());
+        let reloaded = self.0.layers.reload_tls();
         self.0.events.emit(match &reloaded {
             Ok(()) => Event::TlsReloaded,
             Err(why) => Event::TlsNotReloaded { why },
@@ -210,7 +210,7 @@ impl ServerHandle {
 
     #[cfg(feature = "tls")]
     pub(crate) fn has_tls(&self) -> bool {
-        self.0.tls.is_some()
+        self.0.layers.has_tls()
     }
 
     /// Closes all connections: see [`ClearConn`].

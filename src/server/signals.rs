@@ -1,6 +1,9 @@
 //! SIGINT and SIGTERM, or Ctrl-C where there are no signals; and SIGHUP, which reads certificates anew.
 
+use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::io;
+use std::pin::Pin;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,25 +37,34 @@ impl Signals {
                     _ = terminate.recv() => {}
                 }
             }
-            None => std::future::pending().await,
+            None => pending().await,
         }
     }
 }
 
-/// Reads certificates anew at each SIGHUP, for ever. Without TLS that signal keeps its meaning.
+/// What never ends.
+pub(crate) type Forever = Pin<Box<dyn Future<Output = Infallible>>>;
+
+/// Reads certificates anew at each SIGHUP. Without TLS that signal keeps its meaning.
 #[cfg(all(unix, feature = "tls"))]
-pub(crate) async fn reload_at_hangup(wanted: bool, handle: &ServerHandle) {
-    let hangup = (wanted && handle.has_tls()).then(|| signal(SignalKind::hangup()));
-    let Some(Ok(mut hangup)) = hangup else { return std::future::pending().await };
-    while hangup.recv().await.is_some() {
-        // It is an event, if that fails.
-        let _ = handle.reload_tls();
+pub(crate) fn reload_at_hangup(wanted: bool, handle: &ServerHandle) -> io::Result<Forever> {
+    if !(wanted && handle.has_tls()) {
+        return Ok(Box::pin(pending()));
     }
+    let (mut hangup, handle) = (signal(SignalKind::hangup())?, handle.clone());
+    Ok(Box::pin(async move {
+        while hangup.recv().await.is_some() {
+            let handle = handle.clone();
+            // Files may be slow, and this thread accepts. It is an event, if that fails.
+            let _ = tokio::task::spawn_blocking(move || handle.reload_tls()).await;
+        }
+        pending().await
+    }))
 }
 
 #[cfg(not(all(unix, feature = "tls")))]
-pub(crate) async fn reload_at_hangup(_: bool, _: &ServerHandle) {
-    std::future::pending::<()>().await;
+pub(crate) fn reload_at_hangup(_: bool, _: &ServerHandle) -> io::Result<Forever> {
+    Ok(Box::pin(pending()))
 }
 
 #[cfg(not(unix))]
@@ -64,7 +76,7 @@ impl Signals {
     /// The next Ctrl-C; never, if it is left to the application.
     pub(crate) async fn next(&mut self) {
         if !self.installed || tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
+            pending().await
         }
     }
 }

@@ -21,16 +21,14 @@ impl Settings {
     pub fn validate(&self) -> Result<(), SettingsError> {
         let largest = self.max_packet_size as usize + HEADER_LEN;
         let burst_bytes = u64::from(self.rate_bytes).saturating_mul(self.rate_burst_ms) / 1000;
-        let first = |missing: fn(Scheme) -> bool| {
-            self.listen.iter().find(|endpoint| missing(endpoint.scheme))
-        };
-        let no_tls = first(|scheme| scheme.has_tls() && !cfg!(feature = "tls"));
-        let no_ws = first(|scheme| scheme.has_ws() && !cfg!(feature = "ws"));
+        let first =
+            |is: fn(Scheme) -> bool| self.listen.iter().find(|endpoint| is(endpoint.scheme));
+        let missing = first(|scheme| scheme.missing_feature().is_some());
         let has_tls = first(Scheme::has_tls).is_some();
         let has_ws = first(Scheme::has_ws).is_some();
         let query = self.listen.iter().find(|endpoint| endpoint.path.contains('?'));
         let tls_files = [&self.tls_cert, &self.tls_key, &self.tls_client_ca];
-        let checks: [(&'static str, bool, String); 30] = [
+        let checks: [(&'static str, bool, String); 29] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -97,8 +95,7 @@ impl Settings {
                 (1..=MAX_DEADLINE_MS).contains(&self.handshake_deadline_ms),
                 format!("must be from 1 to {MAX_DEADLINE_MS}"),
             ),
-            ("listen", no_tls.is_none(), needs(no_tls, "tls")),
-            ("listen", no_ws.is_none(), needs(no_ws, "ws")),
+            ("listen", missing.is_none(), missing.map(needs).unwrap_or_default()),
             (
                 "proxy_from",
                 self.proxy_from.is_empty() || cfg!(feature = "proxy"),
@@ -189,7 +186,7 @@ fn is_origin(text: &str) -> bool {
 }
 
 /// What is to be said of an endpoint that this program cannot serve.
-fn needs(endpoint: Option<&Endpoint>, feature: &str) -> String {
-    let endpoint = endpoint.map(ToString::to_string).unwrap_or_default();
+fn needs(endpoint: &Endpoint) -> String {
+    let feature = endpoint.scheme.missing_feature().unwrap_or_default();
     format!("must not have {endpoint}: this program is built without the Cargo feature `{feature}`")
 }
