@@ -24,7 +24,7 @@ pub use network::{BadNetwork, Network};
 ///
 /// More settings may come: write `Settings { tcp_port: 0, ..Settings::default() }`.
 ///
-/// An idle connection takes about 2 KiB. One whose peer does its worst takes, at most, an outbox
+/// An idle connection takes about 2 KiB, 7 over WebSocket, 10 in TLS, 15 with both. One whose peer does its worst takes, at most, an outbox
 /// (`max_msg_chan_bytes`), the answers to the messages in flight (`max_worker_task_len` times the
 /// largest answer), and what it was read into: the payloads in flight, rounded up to whole read
 /// buffers (64 KiB, or about twice the largest packet), and one packet that is not complete yet.
