@@ -65,6 +65,11 @@ pub enum CloseReason {
     /// message, whose answer comes to nothing. Else as [`Stopped`](Self::Stopped).
     #[error("the handler of message {0} is late")]
     HandlerLate(MsgId),
+    /// The answers with this id, on a connection of a [client](crate::client), cannot be told apart any
+    /// more: it seems that the server has left one out. See
+    /// [`Client::request`](crate::client::Client::request). Else as [`Stopped`](Self::Stopped).
+    #[error("the answers {0} are out of step with the requests")]
+    OutOfStep(MsgId),
     /// The peer does not read: see [`Slow`]. What is unsent is cut.
     #[error("slow consumer: {0}")]
     SlowConsumer(Slow),
@@ -201,7 +206,8 @@ impl CloseReason {
             | Self::HandlerPanicked(_)
             | Self::HookPanicked
             | Self::HandlerGone(_)
-            | Self::HandlerLate(_) => Ending::Flush,
+            | Self::HandlerLate(_)
+            | Self::OutOfStep(_) => Ending::Flush,
             Self::SlowConsumer(_) | Self::Io(_) | Self::Handshake(_) | Self::WorkerGone => {
                 Ending::Cut
             }
