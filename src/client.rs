@@ -222,12 +222,18 @@ impl Client {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
-    pub async fn wait_for(&self, is: impl FnMut(&ClientState) -> bool) -> ClientState {
+    pub async fn wait_for(&self, mut is: impl FnMut(&ClientState) -> bool) -> ClientState {
         let mut states = self.0.shared.watched.subscribe();
-        match states.wait_for(is).await {
-            Ok(state) => state.clone(),
-            // Not before the handle, which has the other end.
-            Err(_) => ClientState::Closed,
+        loop {
+            // A copy: what `is` calls may need the lock that is held by a borrow.
+            let state = states.borrow_and_update().clone();
+            if is(&state) {
+                return state;
+            }
+            if states.changed().await.is_err() {
+                // Not before the handle, which has the other end.
+                return ClientState::Closed;
+            }
         }
     }
 
