@@ -101,9 +101,16 @@ pub enum HandshakeError {
     /// The socket failed.
     #[error("socket error: {0}")]
     Io(io::ErrorKind),
-    /// Either side did not like the other's TLS.
+    /// Either side did not like the other's TLS: what came was none, perhaps.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The peer's certificate is not trusted, or it has none and needs one, or it said so of this
+    /// side's. As long as nobody changes a certificate or what is trusted, the next try ends as this one.
+    ///
+    /// A client of TLS 1.3 is done with the handshake before the server has seen its certificate: that it is
+    /// not trusted ends the connection instead.
+    #[error("certificate: {0}")]
+    Certificate(String),
     /// The answer to the request for a WebSocket is none, or the request cannot be made.
     #[error("WebSocket: {0}")]
     WebSocket(String),

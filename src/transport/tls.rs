@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore};
+use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Layer, Local, Refused, Signs, Transport};
@@ -235,9 +235,32 @@ pub(crate) async fn connect(
 
 fn failed(error: io::Error) -> HandshakeError {
     let why = error.get_ref().and_then(|error| error.downcast_ref::<RustlsError>());
-    match why.map(ToString::to_string) {
-        Some(why) => HandshakeError::Tls(why),
+    match why {
+        Some(why) if is_about_certificates(why) => HandshakeError::Certificate(why.to_string()),
+        Some(why) => HandshakeError::Tls(why.to_string()),
         None => error.into(),
+    }
+}
+
+/// Whether a side does not trust the other's certificate, or the peer says so.
+fn is_about_certificates(error: &RustlsError) -> bool {
+    use AlertDescription as A;
+    match error {
+        RustlsError::InvalidCertificate(_)
+        | RustlsError::NoCertificatesPresented
+        | RustlsError::InvalidCertRevocationList(_) => true,
+        RustlsError::AlertReceived(alert) => matches!(
+            alert,
+            A::NoCertificate
+                | A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateRevoked
+                | A::CertificateExpired
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::CertificateRequired
+        ),
+        _ => false,
     }
 }
 

@@ -144,7 +144,7 @@ async fn a_client_learns_why_the_server_closed_where_the_transport_can_say() {
 
 #[actix::test]
 async fn a_server_with_a_certificate_that_nobody_vouches_for_is_not_talked_to() {
-    let everywhere = Everywhere::start("unknown", |_| {}, |server| server).await;
+    let mut everywhere = Everywhere::start("unknown", |_| {}, |server| server).await;
     for at in [1, 3] {
         let pem = std::fs::read(everywhere.files.path("cert.pem")).unwrap();
         let trusting = Tls::new().roots_pem(pem);
@@ -160,17 +160,40 @@ async fn a_server_with_a_certificate_that_nobody_vouches_for_is_not_talked_to() 
             assert!(
                 matches!(
                     error,
-                    ConnectError::Tls(_) | ConnectError::Handshake(HandshakeError::Tls(_))
+                    ConnectError::Tls(_) | ConnectError::Handshake(HandshakeError::Certificate(_))
                 ),
                 "{error}"
             );
         }
     }
     let tls = Tls::new().dangerously_accept_any_certificate();
+    let server = &mut everywhere.watched;
+    let why = within(server.removed()).await;
+    let refused =
+        |why: &CloseReason| matches!(why, CloseReason::Handshake(HandshakeError::Certificate(_)));
+    assert!(refused(&why), "the server hears of it: {why}");
     let careless = Client::builder(everywhere.endpoint(1)).tls(tls);
     let client = within(careless.connect()).await.unwrap();
     within(client.request(ECHO, "x", ECHO, LONG)).await.unwrap();
     within(client.close()).await;
+    everywhere.watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_server_that_speaks_no_tls_is_not_taken_for_one_that_is_not_trusted() {
+    let everywhere = Everywhere::start("no-tls", |_| {}, |server| server).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let endpoint = format!("tls://127.0.0.1:{port}").parse().unwrap();
+    let dial = Client::builder(endpoint).tls(everywhere.tls()).connect();
+    let server = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.write_all(b"220 mail.example.com\r\n").await.unwrap();
+        socket
+    };
+    let (dialled, _socket) = within(async { tokio::join!(dial, server) }).await;
+    let error = dialled.map(drop).unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake(HandshakeError::Tls(_))), "{error}");
     everywhere.watched.server.stop().await.unwrap();
 }
 

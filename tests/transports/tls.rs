@@ -230,7 +230,7 @@ async fn a_client_without_the_certificate_that_it_needs_is_not_let_in() {
         let met = async { echo(&mut dial(files.connector(own), port).await?).await };
         met.await.unwrap_err();
         let why = watched.removed().await;
-        assert!(matches!(why, CloseReason::Handshake(HandshakeError::Tls(_))), "{why}");
+        assert!(matches!(why, CloseReason::Handshake(HandshakeError::Certificate(_))), "{why}");
     }
     let own = Some(("known-client.pem", "known-client-key.pem"));
     let mut client = dial(files.connector(own), port).await.unwrap();
