@@ -158,7 +158,7 @@ impl Client {
     /// request is taken for it, and so on, until the connection ends: after eight late answers in a row
     /// for one reply id, with never a moment at which all requests for it were answered, or with 1024 requests
     /// for it that have no answer and nobody who waits, it is closed with [`CloseReason::OutOfStep`] and
-    /// dialled anew. Thus a server that leaves an answer out
+    /// dialled anew, as one that is lost. Thus a server that leaves an answer out
     /// costs up to eight further requests, if there is one request at a time with that reply id. With
     /// several at a time, one that still waits gets the answer to the one after it: where a server may
     /// leave answers out, let no two requests with one reply id wait at a time.
