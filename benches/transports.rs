@@ -89,8 +89,12 @@ impl Bench {
 
     fn client(&self, at: usize) -> ClientBuilder {
         let endpoint = self.server.handle().listen_addrs()[at].endpoint();
-        let tls = Tls::new().roots_pem(self.roots.clone()).server_name("localhost");
-        Client::builder(endpoint).settings(settings()).tls(tls).no_reconnect()
+        let encrypted = endpoint.scheme.has_tls();
+        let client = Client::builder(endpoint).settings(settings()).no_reconnect();
+        if !encrypted {
+            return client;
+        }
+        client.tls(Tls::new().roots_pem(self.roots.clone()).server_name("localhost"))
     }
 
     /// Nanoseconds that the worker has had of a processor: proc(5), `schedstat`.

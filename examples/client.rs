@@ -33,7 +33,10 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
 }
 
 #[cfg(feature = "tls")]
-fn tls(options: &Options) -> Result<zinxide::client::Tls, String> {
+fn tls(options: &Options) -> Result<Option<zinxide::client::Tls>, String> {
+    if options.ca.is_none() && options.server_name.is_none() {
+        return Ok(None);
+    }
     let mut tls = zinxide::client::Tls::new();
     if let Some(file) = &options.ca {
         let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -42,20 +45,24 @@ fn tls(options: &Options) -> Result<zinxide::client::Tls, String> {
     if let Some(name) = &options.server_name {
         tls = tls.server_name(name);
     }
-    Ok(tls)
+    Ok(Some(tls))
 }
 
 #[actix::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     println!("Client Test ... start");
-    let (received, mut messages) = tokio::sync::mpsc::unbounded_channel();
+    // With a bound: a server that sends more than is printed has to wait.
+    let (received, mut messages) = tokio::sync::mpsc::channel(64);
     let client = Client::builder(endpoint(&options.endpoint)?);
     #[cfg(feature = "tls")]
-    let client = client.tls(tls(&options)?);
+    let client = match tls(&options)? {
+        Some(tls) => client.tls(tls),
+        None => client,
+    };
     let client = client
         .route_others(Route::function(async move |mut msg: Inbound| {
-            let _ = received.send((msg.id(), msg.take_payload()));
+            let _ = received.send((msg.id(), msg.take_payload())).await;
         }))
         .on_conn_start(|conn| {
             if conn.id() > 1 {

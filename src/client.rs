@@ -151,9 +151,17 @@ impl Client {
     ///
     /// Answers are told apart by their order: the next message with `reply_id` is for the request that has
     /// waited for it longest, and if there is none, for the route of that id. So the server must
-    /// answer in order. An answer that comes too late is counted and dropped, and not taken for the next
-    /// one's. An answer that never comes costs one further request: the answer to the next one is
-    /// taken for it.
+    /// answer all requests with one reply id, in order. An answer that comes too late is counted and
+    /// dropped, and never taken for the next one's.
+    ///
+    /// An answer that never comes cannot be told from one that is late, so the answer to the next
+    /// request is taken for it, and so on, until the connection ends: after eight late answers in a row
+    /// for one reply id, with never a moment at which all requests for it were answered, or with 1024 requests
+    /// for it that have no answer and nobody who waits, it is closed with [`CloseReason::OutOfStep`] and
+    /// dialled anew, as one that is lost. Thus a server that leaves an answer out
+    /// costs up to eight further requests, if there is one request at a time with that reply id. With
+    /// several at a time, one that still waits gets the answer to the one after it: where a server may
+    /// leave answers out, let no two requests with one reply id wait at a time.
     ///
     /// The payload shares the buffer that it was read into: copy it to keep it for long.
     ///
@@ -178,7 +186,7 @@ impl Client {
         let (tell, answer) = oneshot::channel();
         let ticket = Ticket { number: shared.ticket(), shared };
         let mut item = Item::new(&shared.limits, frame.clone())?;
-        item.asked = Some(Asked { reply_id, deadline, tell });
+        item.asked = Some(Asked { reply_id, tell });
         item.ticket = ticket.number;
         let mut accepted = false;
         tokio::select! {
@@ -215,12 +223,18 @@ impl Client {
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
-    pub async fn wait_for(&self, is: impl FnMut(&ClientState) -> bool) -> ClientState {
+    pub async fn wait_for(&self, mut is: impl FnMut(&ClientState) -> bool) -> ClientState {
         let mut states = self.0.shared.watched.subscribe();
-        match states.wait_for(is).await {
-            Ok(state) => state.clone(),
-            // Not before the handle, which has the other end.
-            Err(_) => ClientState::Closed,
+        loop {
+            // A copy: what `is` calls may need the lock that is held by a borrow.
+            let state = states.borrow_and_update().clone();
+            if is(&state) {
+                return state;
+            }
+            if states.changed().await.is_err() {
+                // Not before the handle, which has the other end.
+                return ClientState::Closed;
+            }
         }
     }
 

@@ -116,18 +116,20 @@ impl Conn {
         self.shared.id
     }
 
-    /// The address of the peer; behind a balancer of `proxy_from`, that of the peer behind it.
+    /// The address of the peer; behind a balancer of `proxy_from`, that of the peer behind it. On a
+    /// [client](crate::client), the address of the server.
     pub fn peer_addr(&self) -> SocketAddr {
         self.shared.peer_addr
     }
 
     /// The address of the server that the peer connected to; behind a balancer of `proxy_from`, that
-    /// which the balancer did.
+    /// which the balancer did. On a [client](crate::client), its own address.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.at.addr
     }
 
-    /// What the peer speaks.
+    /// What the peer speaks: that of the endpoint it connected to, or, on a [client](crate::client), that
+    /// was dialled.
     pub fn scheme(&self) -> Scheme {
         self.shared.at.scheme
     }
@@ -300,6 +302,7 @@ impl Conn {
 }
 
 impl fmt::Display for Conn {
+    /// By its id and the peer's address: "from" a [client](crate::client), that of the server.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "connection {} from {}", self.id(), self.peer_addr())
     }

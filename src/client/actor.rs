@@ -144,10 +144,14 @@ impl Life {
     /// From a stream that is ready for frames to the end of its connection. `None` if the client is to
     /// be closed, and the connection is.
     async fn serve(&mut self, id: ConnId, dialled: Dialled) -> Option<Lost> {
-        let Dialled { transport, peer, local } = dialled;
+        let Dialled { transport, peer, local, .. } = dialled;
         let Endpoint { scheme, path, .. } = self.shared.endpoint.clone();
         let at = Arc::new(ListenAddr { scheme, addr: local, path });
         let conn = Conn::new(id, peer, at, Arc::clone(&self.shared.limits));
+        #[cfg(feature = "ws")]
+        if let Some(subprotocol) = dialled.subprotocol {
+            conn.set_property(subprotocol);
+        }
         let registration = Registration::new(&conn, Arc::clone(&self.manager));
         if !matches!(self.manager.send(Add(conn.clone())).await, Ok(Ok(_))) {
             // A manager that does not admit it, or is gone, has a system that ends.

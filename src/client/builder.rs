@@ -49,9 +49,9 @@ pub struct ClientBuilder {
     when_full: WhenQueueFull,
     connect_deadline: Duration,
     #[cfg(feature = "tls")]
-    tls: Tls,
+    tls: Option<Tls>,
     #[cfg(feature = "ws")]
-    ws: WebSocket,
+    ws: Option<WebSocket>,
 }
 
 impl ClientBuilder {
@@ -69,9 +69,9 @@ impl ClientBuilder {
             when_full: WhenQueueFull::Refuse,
             connect_deadline: CONNECT_DEADLINE,
             #[cfg(feature = "tls")]
-            tls: Tls::new(),
+            tls: None,
             #[cfg(feature = "ws")]
-            ws: WebSocket::new(),
+            ws: None,
         }
     }
 
@@ -173,9 +173,13 @@ impl ClientBuilder {
     ///
     /// Those of them count that say something of a connection, with the server in the place of the peer:
     /// `wire_format`, `max_packet_size`, the window (`max_worker_task_len`), the outbox (`max_msg_chan_len`,
-    /// `max_msg_chan_bytes`, `overflow`, the watermarks, `max_unsent_bytes`), the deadlines, the rates,
+    /// `max_msg_chan_bytes`, `overflow`, the watermarks, `max_unsent_bytes`), the deadlines
+    /// (`write_deadline_ms`, `first_message_deadline_ms`, `frame_deadline_ms`, `idle_deadline_ms`,
+    /// `write_idle_deadline_ms`, `handler_deadline_ms`, `drain_deadline_ms`), the rates,
     /// `while_handler_down`, `unrouted`, and those that begin with `tcp_` but for the port. Those of
-    /// listening, admission, workers and broadcasts mean nothing here.
+    /// listening, admission, workers and broadcasts mean nothing here, nor do `handshake_deadline_ms`, which is
+    /// for a server's side of handshakes ([`connect_deadline`](Self::connect_deadline) is for this one), and
+    /// `notice_ms`.
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
@@ -211,17 +215,19 @@ impl ClientBuilder {
         self
     }
 
-    /// Whom to trust at `tls://` and `wss://` endpoints, and who to be.
+    /// Whom to trust at `tls://` and `wss://` endpoints, and who to be. At others it is an error:
+    /// [`ConnectError::Unused`].
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
-        self.tls = tls;
+        self.tls = Some(tls);
         self
     }
 
-    /// What else to say to `ws://` and `wss://` endpoints.
+    /// What else to say to `ws://` and `wss://` endpoints. At others it is an error:
+    /// [`ConnectError::Unused`].
     #[cfg(feature = "ws")]
     pub fn websocket(mut self, ws: WebSocket) -> Self {
-        self.ws = ws;
+        self.ws = Some(ws);
         self
     }
 
@@ -232,6 +238,10 @@ impl ClientBuilder {
     ///
     /// [`ConnectError`], also if the first dial fails: dialling again is for connections that are lost.
     /// [`start`](Self::start) has more patience.
+    ///
+    /// # Blocking
+    ///
+    /// As [`start`](Self::start).
     ///
     /// # Cancel safety
     ///
@@ -248,8 +258,15 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]: bad settings or certificates, two routes with one id, a feature that is not
-    /// compiled in, no actix system.
+    /// [`ConnectError`], for what no further dial could mend: bad settings, certificates or headers, two
+    /// routes with one id, a part that means nothing at the endpoint, a feature that is not compiled in, no
+    /// actix system.
+    ///
+    /// # Blocking
+    ///
+    /// A client of a `tls://` or `wss://` endpoint without roots of its own (`Tls::roots_pem`) reads those of
+    /// the system, from files, which holds the thread up for some tens of milliseconds. A program that
+    /// starts many reads them once itself, and gives them to all.
     pub fn start(self) -> Result<Client, ConnectError> {
         self.start_with(None)
     }
@@ -258,6 +275,14 @@ impl ClientBuilder {
         let Self { endpoint, settings, routes, mut hooks, observer, framing, .. } = self;
         settings.validate()?;
         has_features(endpoint.scheme)?;
+        #[cfg(feature = "tls")]
+        let tls = used(self.tls, endpoint.scheme, "tls", Scheme::has_tls)?;
+        #[cfg(feature = "ws")]
+        let ws = used(self.ws, endpoint.scheme, "websocket", Scheme::has_ws)?;
+        #[cfg(feature = "ws")]
+        if let Some(ws) = &ws {
+            ws.check(&endpoint)?;
+        }
         if System::try_current().is_none() {
             return Err(ConnectError::NoSystem);
         }
@@ -270,14 +295,9 @@ impl ClientBuilder {
             deadline: self.connect_deadline,
             tcp: TcpOptions::new(&settings),
             #[cfg(feature = "tls")]
-            tls: match endpoint.scheme.has_tls() {
-                true => Some(self.tls.set_up(&endpoint.host)?),
-                false => None,
-            },
+            tls: tls.map(|tls| tls.set_up(&endpoint.host)).transpose()?,
             #[cfg(feature = "ws")]
-            ws: self.ws,
-            #[cfg(feature = "ws")]
-            codec: limits.codec.clone(),
+            ws: ws.map(|ws| (ws, limits.codec.clone())),
             endpoint: endpoint.clone(),
         };
         let shared = Shared::new(endpoint, Arc::clone(&limits), self.queue, self.when_full);
@@ -315,14 +335,26 @@ impl ClientBuilder {
 }
 
 fn has_features(scheme: Scheme) -> Result<(), ConnectError> {
-    let missing = if scheme.has_tls() && !cfg!(feature = "tls") {
-        "tls"
-    } else if scheme.has_ws() && !cfg!(feature = "ws") {
-        "ws"
-    } else {
-        return Ok(());
-    };
-    Err(ConnectError::NoFeature { scheme, feature: missing })
+    match scheme.missing_feature() {
+        Some(feature) => Err(ConnectError::NoFeature { scheme, feature }),
+        None => Ok(()),
+    }
+}
+
+/// What the client was given of a layer that the endpoint has, or else the default. `None` if the
+/// endpoint has none.
+#[cfg(any(feature = "tls", feature = "ws"))]
+fn used<T: Default>(
+    given: Option<T>,
+    scheme: Scheme,
+    part: &'static str,
+    has: fn(Scheme) -> bool,
+) -> Result<Option<T>, ConnectError> {
+    match (given, has(scheme)) {
+        (Some(_), false) => Err(ConnectError::Unused { scheme, part }),
+        (None, false) => Ok(None),
+        (given, true) => Ok(Some(given.unwrap_or_default())),
+    }
 }
 
 impl fmt::Debug for ClientBuilder {

@@ -1,5 +1,7 @@
 //! From an endpoint to a stream of frames.
 
+#[cfg(feature = "ws")]
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,8 +17,6 @@ use super::ws::WebSocket;
 #[cfg(feature = "ws")]
 use crate::codec::FrameCodec;
 use crate::endpoint::{Endpoint, Scheme};
-#[cfg(feature = "ws")]
-use crate::transport::ws;
 use crate::transport::{Boxed, Plain, TcpOptions, below_layers};
 
 /// How a client connects.
@@ -27,10 +27,9 @@ pub(super) struct Dialer {
     /// If the endpoint is encrypted.
     #[cfg(feature = "tls")]
     pub(super) tls: Option<TlsSetup>,
+    /// If the endpoint is one for WebSockets.
     #[cfg(feature = "ws")]
-    pub(super) ws: WebSocket,
-    #[cfg(feature = "ws")]
-    pub(super) codec: FrameCodec,
+    pub(super) ws: Option<(WebSocket, FrameCodec)>,
 }
 
 /// A server that is ready for frames.
@@ -38,6 +37,9 @@ pub(super) struct Dialled {
     pub(super) transport: Boxed,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
+    /// What the server has chosen of what was offered.
+    #[cfg(feature = "ws")]
+    pub(super) subprotocol: Option<crate::Subprotocol>,
 }
 
 impl Dialer {
@@ -47,15 +49,37 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<Dialled, ConnectError> {
+        // Before there is a socket, which it would hold up.
+        #[cfg(feature = "ws")]
+        let headers = match &self.ws {
+            Some((ws, _)) => ws.headers()?,
+            None => Cow::Borrowed(&[][..]),
+        };
         let (socket, peer) = self.reach().await?;
         let failed = |source| ConnectError::Dial { addr: peer, source };
         self.tcp.apply(&socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
-        let transport = match self.endpoint.scheme {
+        let transport: Boxed = match self.endpoint.scheme {
             Scheme::Tcp => Box::new(Plain::new(socket)),
-            _ => self.shake_hands(below_layers(socket)).await?,
+            _ => below_layers(socket),
         };
-        Ok(Dialled { transport, peer, local })
+        #[cfg(feature = "tls")]
+        let transport = match &self.tls {
+            Some(tls) => tls.connect(transport).await?,
+            None => transport,
+        };
+        #[cfg(feature = "ws")]
+        let (transport, subprotocol) = match &self.ws {
+            Some((ws, codec)) => ws.connect(&self.endpoint, &headers, codec, transport).await?,
+            None => (transport, None),
+        };
+        Ok(Dialled {
+            transport,
+            peer,
+            local,
+            #[cfg(feature = "ws")]
+            subprotocol,
+        })
     }
 
     /// The first of the host's addresses that takes the dial.
@@ -80,21 +104,5 @@ impl Dialer {
             }
         }
         Err(failed)
-    }
-
-    async fn shake_hands(&self, transport: Boxed) -> Result<Boxed, ConnectError> {
-        #[cfg(feature = "tls")]
-        let transport = match &self.tls {
-            Some(tls) => tls.connect(transport).await?,
-            None => transport,
-        };
-        #[cfg(feature = "ws")]
-        let transport = if self.endpoint.scheme.has_ws() {
-            let WebSocket { headers, subprotocols } = &self.ws;
-            ws::connect(&self.endpoint, headers, subprotocols, &self.codec, transport).await?
-        } else {
-            transport
-        };
-        Ok(transport)
     }
 }

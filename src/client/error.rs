@@ -30,10 +30,23 @@ pub enum ConnectError {
         /// The name of the feature.
         feature: &'static str,
     },
-    /// The certificates or the key that the client was given make no sense, or the system has none
-    /// to trust.
+    /// The certificates, the key or the server's name that the client was given make no sense, or the
+    /// system has no certificates to trust.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    /// The request for a WebSocket cannot be made: a header or a subprotocol that the client was given is
+    /// none, or the endpoint's path.
+    #[error("the request for a WebSocket cannot be made: {0}")]
+    WebSocket(String),
+    /// The client was given a part that means nothing at its endpoint. To go on without it might be to go
+    /// on without encryption, or without the proof of who it is.
+    #[error("`{part}` means nothing at a {scheme}:// endpoint")]
+    Unused {
+        /// What is spoken at the endpoint.
+        scheme: Scheme,
+        /// The method of [`ClientBuilder`](super::ClientBuilder): `tls` or `websocket`.
+        part: &'static str,
+    },
     /// The host name has no address.
     #[error("{host} is not found: {source}")]
     Resolve {

@@ -6,6 +6,7 @@ use std::task::Context;
 
 use super::requests::Claim;
 use super::shared::Shared;
+use crate::conn::CloseReason;
 use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{Inbound, Parcel};
@@ -79,13 +80,17 @@ impl Requested {
         }
         let mut message = message.into();
         let payload = message.take_payload();
-        let too_late = match claim {
-            Claim::Answer(tell) => tell.send(Ok(payload)).is_err(),
-            _ => true,
+        let conn = message.conn();
+        let (too_late, out_of_step) = match claim {
+            Claim::Answer(tell) => (tell.send(Ok(payload)).is_err(), false),
+            Claim::OutOfStep => (true, true),
+            _ => (true, false),
         };
         if too_late {
-            let conn = message.conn();
             conn.emit(Event::AnswerTooLate { conn, message: id });
+        }
+        if out_of_step {
+            conn.close(CloseReason::OutOfStep(id));
         }
         Ok(Delivered::Done)
     }

@@ -1,17 +1,21 @@
 //! Who waits for which answer.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::RequestError;
 use crate::frame::MsgId;
 
-/// So many requests for one reply id are remembered that nobody waits for any more.
-const REMEMBERED: usize = 1024;
+/// With so many answers in a row for requests for which nobody waited any more, it is taken for granted
+/// that one was lost.
+const TOO_LATE: u32 = 8;
+
+/// So many requests for one reply id may have no answer and nobody who waits for it.
+const GIVEN_UP: usize = 1024;
 
 /// Tells the one who waits what has become of his request.
 pub(super) type Tell = oneshot::Sender<Result<Bytes, RequestError>>;
@@ -20,7 +24,6 @@ pub(super) type Tell = oneshot::Sender<Result<Bytes, RequestError>>;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) reply_id: MsgId,
-    pub(super) deadline: Instant,
     /// Closed when nobody waits any more.
     pub(super) tell: Tell,
 }
@@ -34,68 +37,80 @@ pub(super) enum Claim {
     Answer(Tell),
     /// It is the answer to a request for which nobody waits any more.
     TooLate,
+    /// As that, and the answers of this connection cannot be told apart any more.
+    OutOfStep,
 }
 
 /// The requests that were sent on a connection and have no answer yet, in the order sent.
 ///
-/// The wire says of an answer only its id, so answers are told apart by their order. A request for
-/// which nobody waits any more keeps its place: its answer may be on its way and must not be taken for
-/// the next one's. If instead it was lost, it is now one of the others that is taken for it, and without
-/// more ado each request from then on would lose its answer to the one before. Therefore the place of
-/// a request ends with its deadline if an answer was discarded since it was sent: most likely, it
-/// was its own.
+/// The wire says of an answer only its id, so answers are told apart by their order, and that only if no
+/// request loses its place: the answer to one for which nobody waits any more may still come, and must
+/// not be taken for the next one's. If instead it is lost, each request from then on loses its answer to
+/// the one before. The two look the same from here, so the only cure that never gives a request another
+/// one's answer is to end the connection, when there is reason enough to think that it is the second.
 #[derive(Debug, Default)]
-pub(super) struct Requests(FxHashMap<MsgId, VecDeque<Place>>);
+pub(super) struct Requests(FxHashMap<MsgId, Line>);
 
+/// The requests for one reply id; never empty.
 #[derive(Debug)]
-struct Place {
-    deadline: Instant,
-    tell: Tell,
-    /// Before the deadline, an answer was discarded for want of somebody who waits for it.
-    robbed: bool,
+struct Line {
+    places: VecDeque<Tell>,
+    /// Answers that came too late, since the last that did not.
+    too_late: u32,
+    /// With so many places it is worth while to count those for which nobody waits: else each request
+    /// of a client that has many on their way would look at all of them.
+    look_at: usize,
 }
 
-impl Place {
-    fn is_forgotten(&self, now: Instant) -> bool {
-        self.tell.is_closed() && self.robbed && self.deadline <= now
+impl Default for Line {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), too_late: 0, look_at: GIVEN_UP }
+    }
+}
+
+impl Line {
+    /// Whether so many have been given up that the server cannot be thought to answer.
+    fn is_hopeless(&mut self) -> bool {
+        if self.places.len() < self.look_at {
+            return false;
+        }
+        let given_up = self.places.iter().filter(|tell| tell.is_closed()).count();
+        self.look_at = self.places.len() + GIVEN_UP.saturating_sub(given_up);
+        given_up >= GIVEN_UP
+    }
+
+    fn pop(&mut self) -> Option<Tell> {
+        let oldest = self.places.pop_front();
+        self.look_at = self.look_at.min(self.places.len() + GIVEN_UP);
+        oldest
     }
 }
 
 impl Requests {
-    /// A request is sent.
-    pub(super) fn enter(&mut self, asked: Asked) {
-        let Asked { reply_id, deadline, tell } = asked;
-        let line = self.0.entry(reply_id).or_default();
-        // A server that never answers must not fill the memory.
-        if line.len() >= REMEMBERED
-            && let Some(oldest) = line.iter().position(|place| place.tell.is_closed())
-        {
-            line.remove(oldest);
-        }
-        line.push_back(Place { deadline, tell, robbed: false });
+    /// A request is sent. False if the answers of this connection cannot be told apart any more.
+    #[must_use]
+    pub(super) fn enter(&mut self, asked: Asked) -> bool {
+        let line = self.0.entry(asked.reply_id).or_default();
+        let hopeless = line.is_hopeless();
+        line.places.push_back(asked.tell);
+        !hopeless
     }
 
     /// A message with this id has come.
-    pub(super) fn claim(&mut self, id: MsgId, now: Instant) -> Claim {
-        let Some(line) = self.0.get_mut(&id) else { return Claim::Nobody };
-        let oldest = loop {
-            match line.pop_front() {
-                Some(place) if place.is_forgotten(now) => {}
-                oldest => break oldest,
-            }
+    pub(super) fn claim(&mut self, id: MsgId) -> Claim {
+        let Entry::Occupied(mut entry) = self.0.entry(id) else { return Claim::Nobody };
+        let line = entry.get_mut();
+        let Some(oldest) = line.pop() else { return Claim::Nobody };
+        let claim = if !oldest.is_closed() {
+            line.too_late = 0;
+            Claim::Answer(oldest)
+        } else {
+            line.too_late += 1;
+            if line.too_late < TOO_LATE { Claim::TooLate } else { Claim::OutOfStep }
         };
-        let claim = match oldest {
-            None => Claim::Nobody,
-            Some(place) if place.tell.is_closed() => {
-                for other in line.iter_mut().filter(|other| now < other.deadline) {
-                    other.robbed = true;
-                }
-                Claim::TooLate
-            }
-            Some(place) => Claim::Answer(place.tell),
-        };
-        if line.is_empty() {
-            self.0.remove(&id);
+        // As many answers as requests: none was lost.
+        if line.places.is_empty() {
+            entry.remove();
         }
         claim
     }
@@ -103,93 +118,106 @@ impl Requests {
     /// No more answers come. All that wait are to be told.
     pub(super) fn end(&mut self) -> impl Iterator<Item = Tell> + use<> {
         let lines = std::mem::take(&mut self.0);
-        lines.into_values().flatten().map(|place| place.tell)
+        lines.into_values().flat_map(|line| line.places)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     type Answer = oneshot::Receiver<Result<Bytes, RequestError>>;
 
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn ask(requests: &mut Requests, deadline: Instant) -> Answer {
+    fn ask(requests: &mut Requests) -> Answer {
         let (tell, answer) = oneshot::channel();
-        requests.enter(Asked { reply_id: 7, deadline, tell });
+        assert!(requests.enter(Asked { reply_id: 7, tell }));
         answer
     }
 
     /// The next message answers this request.
-    fn answers(requests: &mut Requests, now: Instant, mut answer: Answer) -> bool {
-        let Claim::Answer(tell) = requests.claim(7, now) else { return false };
+    fn answers(requests: &mut Requests, mut answer: Answer) -> bool {
+        let Claim::Answer(tell) = requests.claim(7) else { return false };
         tell.send(Ok(Bytes::new())).is_ok() && answer.try_recv().is_ok()
     }
 
-    fn is_too_late(requests: &mut Requests, now: Instant) -> bool {
-        matches!(requests.claim(7, now), Claim::TooLate)
+    fn is_too_late(requests: &mut Requests) -> bool {
+        matches!(requests.claim(7), Claim::TooLate)
     }
 
     #[test]
     fn answers_go_to_the_requests_in_their_order_and_other_messages_to_nobody() {
-        let (mut requests, now) = (Requests::default(), Instant::now());
-        let one = ask(&mut requests, now + SECOND);
-        let two = ask(&mut requests, now + SECOND);
-        assert!(matches!(requests.claim(8, now), Claim::Nobody));
-        assert!(answers(&mut requests, now, one));
-        assert!(answers(&mut requests, now, two));
-        assert!(matches!(requests.claim(7, now), Claim::Nobody));
+        let mut requests = Requests::default();
+        let one = ask(&mut requests);
+        let two = ask(&mut requests);
+        assert!(matches!(requests.claim(8), Claim::Nobody));
+        assert!(answers(&mut requests, one));
+        assert!(answers(&mut requests, two));
+        assert!(matches!(requests.claim(7), Claim::Nobody));
         assert!(requests.0.is_empty());
     }
 
     #[test]
-    fn a_late_answer_is_not_taken_for_the_next_one() {
-        let (mut requests, now) = (Requests::default(), Instant::now());
-        drop(ask(&mut requests, now + SECOND));
-        let two = ask(&mut requests, now + 3 * SECOND);
-        assert!(is_too_late(&mut requests, now + 2 * SECOND));
-        assert!(answers(&mut requests, now + 2 * SECOND, two));
-    }
-
-    #[test]
-    fn an_answer_that_never_comes_costs_one_further_request() {
-        let (mut requests, now) = (Requests::default(), Instant::now());
-        // The first is never answered; the answer of the second is taken for that.
-        drop(ask(&mut requests, now + SECOND));
-        let two = ask(&mut requests, now + 3 * SECOND);
-        assert!(is_too_late(&mut requests, now + 2 * SECOND));
-        drop(two);
-        let three = ask(&mut requests, now + 5 * SECOND);
-        assert!(answers(&mut requests, now + 4 * SECOND, three));
-    }
-
-    #[test]
-    fn a_request_that_is_given_up_keeps_its_place_until_its_deadline() {
-        let (mut requests, now) = (Requests::default(), Instant::now());
-        drop(ask(&mut requests, now + SECOND));
-        let two = ask(&mut requests, now + 9 * SECOND);
-        assert!(is_too_late(&mut requests, now + 2 * SECOND));
-        drop(two);
-        let three = ask(&mut requests, now + 9 * SECOND);
-        // Its own may well come: the deadline is not over.
-        assert!(is_too_late(&mut requests, now + 3 * SECOND));
-        assert!(answers(&mut requests, now + 3 * SECOND, three));
-    }
-
-    #[test]
-    fn what_is_remembered_of_a_server_that_never_answers_is_bounded() {
-        let (mut requests, now) = (Requests::default(), Instant::now());
-        let first = ask(&mut requests, now);
-        for _ in 0..3 * REMEMBERED {
-            drop(ask(&mut requests, now));
+    fn a_place_is_not_forgotten_however_many_answers_are_late() {
+        for late in 1..TOO_LATE {
+            let mut requests = Requests::default();
+            for _ in 0..late {
+                drop(ask(&mut requests));
+            }
+            let next = ask(&mut requests);
+            for _ in 0..late {
+                assert!(is_too_late(&mut requests));
+            }
+            assert!(answers(&mut requests, next));
         }
-        assert_eq!(requests.0[&7].len(), REMEMBERED);
-        let waiting = (1..2 * REMEMBERED).map(|_| ask(&mut requests, now));
-        let waiting: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        assert_eq!(requests.0[&7].len(), 2 * REMEMBERED, "who waits is not forgotten");
+    }
+
+    #[test]
+    fn a_lost_answer_ends_the_connection_after_eight_further_requests() {
+        let mut requests = Requests::default();
+        drop(ask(&mut requests));
+        for _ in 1..TOO_LATE {
+            let robbed = ask(&mut requests);
+            assert!(is_too_late(&mut requests));
+            drop(robbed);
+        }
+        let _eighth = ask(&mut requests);
+        assert!(matches!(requests.claim(7), Claim::OutOfStep));
+    }
+
+    #[test]
+    fn an_answer_in_time_and_a_line_without_anybody_start_the_count_anew() {
+        let mut requests = Requests::default();
+        for _ in 0..3 * TOO_LATE {
+            // As many answers as requests: slow, and in step.
+            drop(ask(&mut requests));
+            assert!(is_too_late(&mut requests));
+        }
+        let mut next = ask(&mut requests);
+        for _ in 0..3 {
+            for _ in 1..TOO_LATE {
+                drop(ask(&mut requests));
+            }
+            let in_time = std::mem::replace(&mut next, ask(&mut requests));
+            assert!(answers(&mut requests, in_time));
+            for _ in 1..TOO_LATE {
+                assert!(is_too_late(&mut requests));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_server_that_never_answers_is_bounded_and_who_waits_counts_not() {
+        let mut requests = Requests::default();
+        let waiting: Vec<_> = (0..3 * GIVEN_UP).map(|_| ask(&mut requests)).collect();
+        let enter = |requests: &mut Requests| {
+            let (tell, _) = oneshot::channel();
+            requests.enter(Asked { reply_id: 7, tell })
+        };
+        let entered = (0..3 * GIVEN_UP).take_while(|_| enter(&mut requests)).count();
+        assert!((GIVEN_UP..=2 * GIVEN_UP).contains(&entered), "{entered}");
         assert_eq!(requests.end().filter(|tell| !tell.is_closed()).count(), waiting.len());
+
+        let entered = (0..3 * GIVEN_UP).take_while(|_| enter(&mut requests)).count();
+        assert_eq!(entered, GIVEN_UP);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::queue::{Item, Queue};
-use super::requests::{Claim, Requests};
+use super::requests::{Asked, Claim, Requests};
 use super::{ClientState, Outage, RequestError, WhenQueueFull};
 use crate::conn::{CloseReason, Conn, Limits, Overflow, Pushed, SendError, Unsent};
 use crate::endpoint::Endpoint;
@@ -62,6 +62,19 @@ impl State {
             (Some(encoded), true) => shared.push_encoded(encoded, Overflow::DropOldest),
             (encoded, _) => shared.offer(&item.frame, encoded.as_ref()),
         }
+    }
+
+    /// A request is sent. Answers its reply id if the answers with that cannot be told apart any more.
+    fn enter(&mut self, asked: Asked) -> Option<MsgId> {
+        let reply_id = asked.reply_id;
+        (!self.requests.enter(asked)).then_some(reply_id)
+    }
+}
+
+/// Ends a connection whose answers cannot be told apart any more. Not under the lock: it is told of.
+fn out_of_step(conn: &Conn, lost: Option<MsgId>) {
+    if let Some(reply_id) = lost {
+        conn.close(CloseReason::OutOfStep(reply_id));
     }
 }
 
@@ -162,11 +175,10 @@ impl Shared {
             let pushed = state.offer(&conn, &item);
             match pushed {
                 Pushed::Accepted | Pushed::Displaced(_) => {
-                    if let Some(asked) = item.asked.take() {
-                        state.requests.enter(asked);
-                    }
+                    let lost = item.asked.take().and_then(|asked| state.enter(asked));
                     drop(state);
                     let _ = conn.settle(pushed, Overflow::DropOldest);
+                    out_of_step(&conn, lost);
                     return Offered::Accepted;
                 }
                 Pushed::Full => return Offered::Full(item, Some(conn)),
@@ -299,20 +311,18 @@ impl Shared {
             }
         }
         let Item { frame, asked, .. } = item;
-        if let Some(asked) = asked {
-            state.requests.enter(asked);
-        }
+        let lost = asked.and_then(|asked| state.enter(asked));
         drop(state);
         bury(|| frame);
         let _ = conn.settle(pushed, Overflow::DropOldest);
+        out_of_step(conn, lost);
         self.room.notify_waiters();
         Flushed::One
     }
 
     /// Who a message is for.
     pub(super) fn claim(&self, id: MsgId) -> Claim {
-        let now = Instant::now();
-        self.lock().requests.claim(id, now)
+        self.lock().requests.claim(id)
     }
 
     /// The connection has ended, after its last message: whoever waits for an answer waits in vain.

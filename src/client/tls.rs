@@ -59,7 +59,8 @@ impl Tls {
         self
     }
 
-    /// The name that the server's certificate must have, if it is not the host of the endpoint.
+    /// The name that the server's certificate must have, if it is not the host of the endpoint. One that is
+    /// no name is an error when the client is started: [`ConnectError::Tls`].
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
@@ -74,6 +75,8 @@ impl Tls {
 
     pub(super) fn set_up(self, host: &str) -> Result<TlsSetup, ConnectError> {
         let server_name = self.server_name.clone().unwrap_or_else(|| host.to_owned());
+        let named = ServerName::try_from(server_name.as_str());
+        named.map_err(|error| ConnectError::Tls(format!("the name {server_name:?}: {error}")))?;
         let config = self.config().map_err(ConnectError::Tls)?;
         Ok(TlsSetup { config: Arc::new(config), server_name })
     }

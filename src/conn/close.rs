@@ -65,6 +65,11 @@ pub enum CloseReason {
     /// message, whose answer comes to nothing. Else as [`Stopped`](Self::Stopped).
     #[error("the handler of message {0} is late")]
     HandlerLate(MsgId),
+    /// The answers with this id, on a connection of a [client](crate::client), cannot be told apart any
+    /// more: it seems that the server has left one out. See
+    /// [`Client::request`](crate::client::Client::request). Else as [`Stopped`](Self::Stopped).
+    #[error("the answers {0} are out of step with the requests")]
+    OutOfStep(MsgId),
     /// The peer does not read: see [`Slow`]. What is unsent is cut.
     #[error("slow consumer: {0}")]
     SlowConsumer(Slow),
@@ -96,9 +101,16 @@ pub enum HandshakeError {
     /// The socket failed.
     #[error("socket error: {0}")]
     Io(io::ErrorKind),
-    /// Either side did not like the other's TLS.
+    /// Either side did not like the other's TLS: what came was none, perhaps.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The peer's certificate is not trusted, or it has none and needs one, or it said so of this
+    /// side's. As long as nobody changes a certificate or what is trusted, the next try ends as this one.
+    ///
+    /// A client of TLS 1.3 is done with the handshake before the server has seen its certificate: that it is
+    /// not trusted ends the connection instead.
+    #[error("certificate: {0}")]
+    Certificate(String),
     /// The answer to the request for a WebSocket is none, or the request cannot be made.
     #[error("WebSocket: {0}")]
     WebSocket(String),
@@ -201,7 +213,8 @@ impl CloseReason {
             | Self::HandlerPanicked(_)
             | Self::HookPanicked
             | Self::HandlerGone(_)
-            | Self::HandlerLate(_) => Ending::Flush,
+            | Self::HandlerLate(_)
+            | Self::OutOfStep(_) => Ending::Flush,
             Self::SlowConsumer(_) | Self::Io(_) | Self::Handshake(_) | Self::WorkerGone => {
                 Ending::Cut
             }

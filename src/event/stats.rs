@@ -137,6 +137,8 @@ counters! {
         handler_gone,
         /// [`CloseReason::HandlerLate`].
         handler_late,
+        /// [`CloseReason::OutOfStep`].
+        out_of_step,
         /// [`CloseReason::SlowConsumer`].
         slow_consumer,
         /// [`CloseReason::Silent`].
@@ -185,6 +187,7 @@ impl EndingCounters {
             CloseReason::HookPanicked => &self.hook_panicked,
             CloseReason::HandlerGone(_) => &self.handler_gone,
             CloseReason::HandlerLate(_) => &self.handler_late,
+            CloseReason::OutOfStep(_) => &self.out_of_step,
             CloseReason::SlowConsumer(_) => &self.slow_consumer,
             CloseReason::Silent(_) => &self.silent,
             CloseReason::WriteIdle => &self.write_idle,

@@ -154,7 +154,8 @@ async fn messages(
     codec: &FrameCodec,
     below: Boxed,
 ) -> Result<Boxed, HandshakeError> {
-    crate::transport::ws::connect(endpoint, &[], &[], codec, below).await
+    let connected = crate::transport::ws::connect(endpoint, &[], &[], codec, below).await;
+    connected.map(|(messages, _)| messages)
 }
 
 #[cfg(not(feature = "ws"))]

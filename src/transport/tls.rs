@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio_rustls::rustls::{ClientConfig, Error as RustlsError, RootCertStore};
+use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Failed, Layer, Local, Refused, Signs, Transport};
@@ -235,14 +235,42 @@ pub(crate) async fn connect(
 }
 
 fn failed(error: io::Error) -> HandshakeError {
-    match rustls_error(&error).map(ToString::to_string) {
-        Some(why) => HandshakeError::Tls(why),
+    match rustls_error(&error) {
+        Some(why) if is_about_certificates(why) => HandshakeError::Certificate(why.to_string()),
+        Some(why) => HandshakeError::Tls(why.to_string()),
         None => error.into(),
     }
 }
 
 fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
     error.get_ref()?.downcast_ref()
+}
+
+/// Whether what the peer sent makes no sense, and not the peer says so of what it got.
+fn is_about_records(error: &RustlsError) -> bool {
+    !matches!(error, RustlsError::AlertReceived(_))
+}
+
+/// Whether a side does not trust the other's certificate, or the peer says so.
+fn is_about_certificates(error: &RustlsError) -> bool {
+    use AlertDescription as A;
+    match error {
+        RustlsError::InvalidCertificate(_)
+        | RustlsError::NoCertificatesPresented
+        | RustlsError::InvalidCertRevocationList(_) => true,
+        RustlsError::AlertReceived(alert) => matches!(
+            alert,
+            A::NoCertificate
+                | A::BadCertificate
+                | A::UnsupportedCertificate
+                | A::CertificateRevoked
+                | A::CertificateExpired
+                | A::CertificateUnknown
+                | A::UnknownCA
+                | A::CertificateRequired
+        ),
+        _ => false,
+    }
 }
 
 /// A transport in TLS.
@@ -270,7 +298,7 @@ impl AsyncRead for Encrypted {
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) if rustls_error(&error).is_some() => {
+            Poll::Ready(Err(error)) if rustls_error(&error).is_some_and(is_about_records) => {
                 let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
                 Poll::Ready(Err(io::Error::other(why)))
             }

@@ -183,3 +183,23 @@ async fn a_client_runs_on_the_arbiter_where_it_is_started() {
     assert_eq!(end.recv().await, None);
     assert!(client.send_buffered(1, "").is_err());
 }
+
+#[actix::test]
+async fn a_client_closes_while_a_function_of_wait_for_takes_its_time_and_looks_at_the_state() {
+    let (client, _end, _peer) = pair().await;
+    let (look, looked) = mpsc::channel();
+    let watched = client.clone();
+    let thread = std::thread::spawn(move || {
+        System::new().block_on(watched.wait_for(|_| {
+            look.send(()).unwrap();
+            while !watched.state().is_closed() {
+                std::thread::yield_now();
+            }
+            true
+        }))
+    });
+    within(tokio::task::spawn_blocking(move || looked.recv())).await.unwrap().unwrap();
+    within(client.close()).await;
+    let state = within(tokio::task::spawn_blocking(move || thread.join())).await.unwrap().unwrap();
+    assert!(!state.is_closed(), "it was another one when the function was asked");
+}

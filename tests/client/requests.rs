@@ -1,11 +1,12 @@
 //! Requests and their answers.
 
+use std::collections::VecDeque;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use zinxide::client::RequestError;
-use zinxide::testing::within;
+use zinxide::client::{ClientState, RequestError};
+use zinxide::testing::{TestClient, within};
 use zinxide::{CloseReason, Frame, Inbound, SendError};
 
 use super::support::{LONG, Peer, Port, client, connected, pair};
@@ -66,23 +67,93 @@ async fn a_late_answer_is_counted_and_not_taken_for_the_next_one() {
 }
 
 #[actix::test]
-async fn an_answer_that_never_comes_costs_one_further_request() {
+async fn however_slow_a_server_is_a_request_gets_its_own_answer_or_none() {
     let (client, mut end, _peer) = pair().await;
-    assert_eq!(client.request(1, "lost", 2, SHORT).await, Err(RequestError::Late));
+    let server = actix::spawn(async move {
+        // Two requests behind, always.
+        let mut behind = VecDeque::new();
+        while let Some(Frame { payload, .. }) = end.recv().await {
+            let left = if payload == "all" { 0 } else { 2 };
+            behind.push_back(payload);
+            while behind.len() > left {
+                end.send(2, behind.pop_front().unwrap()).await;
+            }
+        }
+    });
+    for n in 0..7 {
+        let answer = client.request(1, n.to_string(), 2, SHORT).await;
+        assert_eq!(answer, Err(RequestError::Late), "{n}");
+    }
+    let answer = within(client.request(1, "all", 2, LONG)).await;
+    assert_eq!(answer.unwrap(), "all");
+    assert_eq!(client.stats().answers_too_late, 7);
+    drop(client);
+    within(server).await.unwrap();
+}
+
+/// Answers all requests but the first, until the connection ends.
+async fn answer_all_but_the_first(mut end: TestClient) {
+    end.recv().await.unwrap();
+    while let Some(Frame { payload, .. }) = end.recv().await {
+        end.send(2, payload).await;
+    }
+}
+
+#[actix::test]
+async fn an_answer_that_never_comes_costs_eight_further_requests_and_the_connection() {
+    let (client, end, peer) = pair().await;
+    let server = actix::spawn(answer_all_but_the_first(end));
+    for n in 0..8 {
+        let answer = client.request(1, n.to_string(), 2, SHORT).await;
+        assert_eq!(answer, Err(RequestError::Late), "{n}");
+    }
+    let eighth = within(client.request(1, "8", 2, LONG)).await;
+    assert_eq!(eighth, Err(RequestError::Disconnected(CloseReason::OutOfStep(2))));
+    within(server).await.unwrap();
+    assert_eq!(client.stats().answers_too_late, 8);
+
+    let mut end = peer.accept().await;
+    connected(&client, 1).await;
+    assert_eq!(client.stats().endings.out_of_step, 1);
     let server = async {
-        end.recv().await.unwrap();
-        for _ in 0..4 {
-            let Frame { payload, .. } = end.recv().await.unwrap();
-            end.send(2, payload).await;
-        }
+        let Frame { payload, .. } = end.recv().await.unwrap();
+        end.send(2, payload).await;
     };
-    let requests = async {
-        assert_eq!(client.request(1, "robbed", 2, SHORT).await, Err(RequestError::Late));
-        for payload in ["healed", "and", "well"] {
-            assert_eq!(client.request(1, payload, 2, LONG).await.unwrap(), payload);
-        }
-    };
-    within(async { tokio::join!(server, requests) }).await;
+    let (healed, ()) =
+        within(async { tokio::join!(client.request(1, "healed", 2, LONG), server) }).await;
+    assert_eq!(healed.unwrap(), "healed");
+}
+
+#[actix::test]
+async fn without_reconnection_a_client_ends_with_a_connection_that_is_out_of_step() {
+    let peer = Peer::listen();
+    let client = within(client(peer.endpoint()).no_reconnect().connect()).await.unwrap();
+    let server = actix::spawn(answer_all_but_the_first(peer.accept().await));
+    for _ in 0..8 {
+        client.request(1, "", 2, SHORT).await.unwrap_err();
+    }
+    within(client.request(1, "", 2, LONG)).await.unwrap_err();
+    within(client.wait_for(ClientState::is_closed)).await;
+    within(server).await.unwrap();
+}
+
+#[actix::test]
+async fn a_server_that_never_answers_costs_a_bounded_memory_and_then_the_connection() {
+    let (client, mut end, peer) = pair().await;
+    let server = actix::spawn(async move { while end.recv().await.is_some() {} });
+    let mut given_up = 0;
+    while client.stats().endings.out_of_step == 0 {
+        // Sent at the first look at it, unless there is no connection any more.
+        let request = client.request(1, "", 2, LONG);
+        let _ = tokio::time::timeout(Duration::ZERO, request).await;
+        given_up += 1;
+        assert!(given_up <= 2000);
+        tokio::task::yield_now().await;
+    }
+    assert!(given_up > 1024, "{given_up}");
+    within(server).await.unwrap();
+    peer.accept().await;
+    connected(&client, 1).await;
 }
 
 #[actix::test]

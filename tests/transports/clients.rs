@@ -1,11 +1,16 @@
 //! The client library over every transport.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc::unbounded_channel;
-use zinxide::client::{Client, ClientBuilder, ConnectError};
+use zinxide::client::{Backoff, Client, ClientBuilder, ClientState, ConnectError};
+use zinxide::client::{Tls, WebSocket};
 use zinxide::testing::within;
-use zinxide::{CloseReason, Endpoint, HandshakeError, Inbound, Server, Settings};
+use zinxide::{CloseReason, Endpoint, HandshakeError, Inbound, Scheme, Server, Settings};
+use zinxide::{Conn, Subprotocol, Upgrade};
 
 use super::support::{ECHO, Watched};
 use super::tls::Files;
@@ -42,9 +47,15 @@ impl Everywhere {
     }
 
     fn client(&self, at: usize) -> ClientBuilder {
+        let endpoint = self.endpoint(at);
+        let encrypted = endpoint.scheme.has_tls();
+        let client = Client::builder(endpoint).no_reconnect();
+        if encrypted { client.tls(self.tls()) } else { client }
+    }
+
+    fn tls(&self) -> Tls {
         let pem = std::fs::read(self.files.path("cert.pem")).unwrap();
-        let tls = zinxide::client::Tls::new().roots_pem(pem).server_name("localhost");
-        Client::builder(self.endpoint(at)).tls(tls).no_reconnect()
+        Tls::new().roots_pem(pem).server_name("localhost")
     }
 }
 
@@ -133,13 +144,13 @@ async fn a_client_learns_why_the_server_closed_where_the_transport_can_say() {
 
 #[actix::test]
 async fn a_server_with_a_certificate_that_nobody_vouches_for_is_not_talked_to() {
-    let everywhere = Everywhere::start("unknown", |_| {}, |server| server).await;
+    let mut everywhere = Everywhere::start("unknown", |_| {}, |server| server).await;
     for at in [1, 3] {
         let pem = std::fs::read(everywhere.files.path("cert.pem")).unwrap();
-        let trusting = zinxide::client::Tls::new().roots_pem(pem);
+        let trusting = Tls::new().roots_pem(pem);
         for tls in [
             // The roots of the system do not have it, or there are none.
-            zinxide::client::Tls::new().server_name("localhost"),
+            Tls::new().server_name("localhost"),
             // It is for another name.
             trusting.clone(),
             trusting.server_name("example.com"),
@@ -149,17 +160,40 @@ async fn a_server_with_a_certificate_that_nobody_vouches_for_is_not_talked_to() 
             assert!(
                 matches!(
                     error,
-                    ConnectError::Tls(_) | ConnectError::Handshake(HandshakeError::Tls(_))
+                    ConnectError::Tls(_) | ConnectError::Handshake(HandshakeError::Certificate(_))
                 ),
                 "{error}"
             );
         }
     }
-    let tls = zinxide::client::Tls::new().dangerously_accept_any_certificate();
+    let tls = Tls::new().dangerously_accept_any_certificate();
+    let server = &mut everywhere.watched;
+    let why = within(server.removed()).await;
+    let refused =
+        |why: &CloseReason| matches!(why, CloseReason::Handshake(HandshakeError::Certificate(_)));
+    assert!(refused(&why), "the server hears of it: {why}");
     let careless = Client::builder(everywhere.endpoint(1)).tls(tls);
     let client = within(careless.connect()).await.unwrap();
     within(client.request(ECHO, "x", ECHO, LONG)).await.unwrap();
     within(client.close()).await;
+    everywhere.watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_server_that_speaks_no_tls_is_not_taken_for_one_that_is_not_trusted() {
+    let everywhere = Everywhere::start("no-tls", |_| {}, |server| server).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let endpoint = format!("tls://127.0.0.1:{port}").parse().unwrap();
+    let dial = Client::builder(endpoint).tls(everywhere.tls()).connect();
+    let server = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.write_all(b"220 mail.example.com\r\n").await.unwrap();
+        socket
+    };
+    let (dialled, _socket) = within(async { tokio::join!(dial, server) }).await;
+    let error = dialled.map(drop).unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake(HandshakeError::Tls(_))), "{error}");
     everywhere.watched.server.stop().await.unwrap();
 }
 
@@ -169,7 +203,7 @@ async fn an_answer_that_is_no_websocket_is_a_failed_dial_that_says_why() {
         "rejected",
         |_| {},
         |server| {
-            server.ws_auth(async |request: &zinxide::Upgrade, _: &zinxide::Conn| {
+            server.ws_auth(async |request: &Upgrade, _: &Conn| {
                 request.header("authorization") == Some("Bearer secret")
             })
         },
@@ -183,17 +217,143 @@ async fn an_answer_that_is_no_websocket_is_a_failed_dial_that_says_why() {
             }
             error => panic!("{error}"),
         }
-        let websocket = zinxide::client::WebSocket::new().header("Authorization", "Bearer secret");
+        let websocket = WebSocket::new().header("Authorization", "Bearer secret");
         let client = within(everywhere.client(at).websocket(websocket).connect()).await.unwrap();
         within(client.request(ECHO, "x", ECHO, LONG)).await.unwrap();
         within(client.close()).await;
     }
     // What is spoken there is something else.
     let mut wrong = everywhere.endpoint(0);
-    wrong.scheme = zinxide::Scheme::Ws;
+    wrong.scheme = Scheme::Ws;
     let settings = Settings { handshake_deadline_ms: 500, ..Settings::default() };
     let dial = Client::builder(wrong).settings(settings).connect_deadline(LONG).connect();
     let error = within(dial).await.map(drop).unwrap_err();
     assert!(matches!(error, ConnectError::Handshake(_)), "{error}");
+    everywhere.watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn what_a_server_says_of_a_refusal_is_one_line_that_steers_no_terminal() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(socket.read(&mut request).await.unwrap() > 0);
+        let body = "no\n[ERROR] the database is gone\x1b[2J";
+        let head = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n", body.len());
+        socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        socket
+    };
+    let endpoint: Endpoint = format!("ws://127.0.0.1:{port}").parse().unwrap();
+    let dial = Client::builder(endpoint).connect();
+    let (dialled, _socket) = within(async { tokio::join!(dial, server) }).await;
+    let error = dialled.map(drop).unwrap_err().to_string();
+    assert!(error.contains("no") && !error.contains(char::is_control), "{error:?}");
+}
+
+#[actix::test]
+async fn a_part_that_means_nothing_at_its_endpoint_is_an_error_and_not_left_out() {
+    let start = |url: &str, with: fn(ClientBuilder) -> ClientBuilder| {
+        let error = with(Client::builder(url.parse().unwrap())).start().map(drop).unwrap_err();
+        match error {
+            ConnectError::Unused { scheme, part } => (scheme, part),
+            error => panic!("{error}"),
+        }
+    };
+    let tls: fn(ClientBuilder) -> ClientBuilder = |client| client.tls(Tls::new());
+    let ws: fn(ClientBuilder) -> ClientBuilder = |client| client.websocket(WebSocket::new());
+    assert_eq!(start("tcp://localhost:1", tls), (Scheme::Tcp, "tls"));
+    assert_eq!(start("ws://localhost:1", tls), (Scheme::Ws, "tls"));
+    assert_eq!(start("tcp://localhost:1", ws), (Scheme::Tcp, "websocket"));
+    assert_eq!(start("tls://localhost:1", ws), (Scheme::Tls, "websocket"));
+}
+
+#[actix::test]
+async fn what_no_dial_could_mend_is_found_before_the_first_one() {
+    let ws = |ws| Client::builder("ws://localhost:1".parse().unwrap()).websocket(ws).start();
+    for bad in [
+        WebSocket::new().header("no name", "x"),
+        WebSocket::new().header("X-Token", "two\nlines"),
+        WebSocket::new().header("Upgrade", "h2c"),
+        WebSocket::new().subprotocol("two words"),
+    ] {
+        let error = ws(bad).map(drop).unwrap_err();
+        assert!(matches!(error, ConnectError::WebSocket(_)), "{error}");
+    }
+    let careless = Tls::new().dangerously_accept_any_certificate();
+    for bad in [careless.server_name("no name"), Tls::new().roots_pem("no certificate")] {
+        let client = Client::builder("tls://localhost:1".parse().unwrap()).tls(bad);
+        let error = client.start().map(drop).unwrap_err();
+        assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+    }
+}
+
+#[actix::test]
+async fn the_subprotocol_that_the_server_has_chosen_is_a_property_of_the_clients_connection() {
+    let known = |settings: &mut Settings| settings.ws_subprotocols = vec!["v2".into(), "v1".into()];
+    let everywhere = Everywhere::start("subprotocol", known, |server| server).await;
+    for at in [2, 3] {
+        let connect = |ws| within(everywhere.client(at).websocket(ws).connect());
+        let spoken = |client: &Client| client.conn().unwrap().property::<Subprotocol>();
+        let offers = WebSocket::new().subprotocol("v0").subprotocol("v1").subprotocol("v2");
+        let client = connect(offers).await.unwrap();
+        assert_eq!(spoken(&client).unwrap().as_str(), "v2");
+        let silent = connect(WebSocket::new()).await.unwrap();
+        assert_eq!(spoken(&silent), None);
+        let error = connect(WebSocket::new().subprotocol("v0")).await.map(drop).unwrap_err();
+        assert!(
+            matches!(error, ConnectError::Handshake(HandshakeError::WebSocket(_))),
+            "a server that chooses none of them: {error}"
+        );
+    }
+    everywhere.watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn headers_are_made_anew_for_each_dial_and_a_panic_or_a_bad_one_is_a_failed_dial() {
+    let everywhere = Everywhere::start(
+        "headers",
+        |_| {},
+        |server| {
+            let last = Mutex::new(0);
+            server.ws_auth(async move |request: &Upgrade, _: &Conn| {
+                let token: u32 = request.header("x-token").unwrap().parse().unwrap();
+                // None is good twice.
+                request.header("x-fixed") == Some("yes")
+                    && std::mem::replace(&mut *last.lock().unwrap(), token) < token
+            })
+        },
+    )
+    .await;
+    let dials = Mutex::new(0);
+    let ws = WebSocket::new().header("X-Fixed", "yes").headers_with(move || {
+        let mut dials = dials.lock().unwrap();
+        *dials += 1;
+        let (dial, token) = (*dials, format!("{dials}"));
+        drop(dials);
+        match dial {
+            2 => panic!("of the test"),
+            3 => vec![("no name".to_owned(), token)],
+            _ => vec![("X-Token".to_owned(), token)],
+        }
+    });
+    let (tell, mut failures) = unbounded_channel();
+    let backoff = Backoff::default().first(Duration::from_millis(1)).cap(Duration::from_millis(5));
+    let client = everywhere.client(2).websocket(ws).reconnect(backoff).on_event(move |event| {
+        if let zinxide::Event::ConnectFailed { why, .. } = event {
+            tell.send(why.to_string()).unwrap();
+        }
+    });
+    let client = within(client.connect()).await.unwrap();
+    client.conn().unwrap().stop();
+    for says in ["panicked", "no name"] {
+        let why = within(failures.recv()).await.unwrap();
+        assert!(why.contains(says), "{why}");
+    }
+    let again =
+        |state: &ClientState| matches!(state, ClientState::Connected(conn) if conn.id() == 2);
+    within(client.wait_for(again)).await;
+    within(client.request(ECHO, "x", ECHO, LONG)).await.unwrap();
     everywhere.watched.server.stop().await.unwrap();
 }

@@ -24,9 +24,12 @@ pub(super) fn close_frame(why: &CloseReason) -> CloseFrame {
 fn code_of(why: &CloseReason) -> CloseCode {
     use CloseReason as R;
     match why {
-        R::PeerClosed | R::PeerClosedWith(_) | R::Stopped | R::Removed | R::Cleared => {
-            CloseCode::Normal
-        }
+        R::PeerClosed
+        | R::PeerClosedWith(_)
+        | R::Stopped
+        | R::Removed
+        | R::Cleared
+        | R::OutOfStep(_) => CloseCode::Normal,
         R::Shutdown => CloseCode::Away,
         R::Protocol(FrameError::Text) => CloseCode::Unsupported,
         R::Protocol(FrameError::TooLarge { .. } | FrameError::MessageTooLong { .. }) => {

@@ -1,12 +1,15 @@
 //! The client's side of the handshake.
 
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Uri};
 use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
 
 use super::config;
 use super::marks::Marks;
 use super::messages::Messages;
+use super::upgrade::Subprotocol;
 use super::wire::Wire;
 use crate::codec::FrameCodec;
 use crate::conn::HandshakeError;
@@ -16,41 +19,116 @@ use crate::transport::Boxed;
 /// How much of a server's refusal is kept.
 const MAX_WHY: usize = 200;
 
-/// Asks the server at `endpoint` for a WebSocket.
+/// Asks the server at `endpoint` for a WebSocket. Answers the subprotocol that it has chosen, too.
 pub(crate) async fn connect(
     endpoint: &Endpoint,
     headers: &[(String, String)],
     subprotocols: &[String],
     codec: &FrameCodec,
     below: Boxed,
-) -> Result<Boxed, HandshakeError> {
-    let path = if endpoint.path.is_empty() { "/" } else { &endpoint.path };
-    let (scheme, authority) = (endpoint.scheme, endpoint.authority());
-    let uri = format!("{scheme}://{authority}{path}").parse();
-    let uri = uri.map_err(|error: http::uri::InvalidUri| bad_request(error.to_string()))?;
-    let mut request = ClientRequestBuilder::new(uri);
-    for (name, value) in headers {
-        request = request.with_header(name, value);
-    }
-    for subprotocol in subprotocols {
-        request = request.with_sub_protocol(subprotocol);
-    }
+) -> Result<(Boxed, Option<Subprotocol>), HandshakeError> {
+    let request = request(endpoint, headers, subprotocols).map_err(HandshakeError::WebSocket)?;
     let wire = Wire::new(below, Marks::with_head(), codec.largest_frame());
     match client_async_with_config(request, wire, Some(config(codec))).await {
-        Ok((stream, _)) => Ok(Box::new(Messages::new(stream, codec.clone()))),
+        Ok((stream, response)) => {
+            let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+            let chosen = chosen.and_then(|name| name.to_str().ok()).map(Subprotocol::new);
+            Ok((Box::new(Messages::new(stream, codec.clone())), chosen))
+        }
         Err(Error::Http(response)) => {
             let body = response.body().as_deref().unwrap_or_default();
-            let why = String::from_utf8_lossy(&body[..body.len().min(MAX_WHY)]).into_owned();
+            let why = printable(&String::from_utf8_lossy(&body[..body.len().min(MAX_WHY)]));
             let named = response.status().canonical_reason().unwrap_or_default();
             let why = if why.is_empty() { named.to_owned() } else { why };
             Err(HandshakeError::Http { status: response.status().as_u16(), why })
         }
         Err(Error::Io(error)) => Err(error.into()),
-        Err(error) => Err(bad_request(error.to_string())),
+        Err(error) => Err(HandshakeError::WebSocket(printable(&error.to_string()))),
     }
 }
 
-/// What never became a request, or an answer that is none.
-fn bad_request(why: String) -> HandshakeError {
-    HandshakeError::WebSocket(why)
+/// The request, or why there is none.
+pub(crate) fn request(
+    endpoint: &Endpoint,
+    headers: &[(String, String)],
+    subprotocols: &[String],
+) -> Result<Request<()>, String> {
+    let path = if endpoint.path.is_empty() { "/" } else { &endpoint.path };
+    let (scheme, authority) = (endpoint.scheme, endpoint.authority());
+    let uri = format!("{scheme}://{authority}{path}").parse::<Uri>();
+    let uri = uri.map_err(|error| format!("the endpoint: {error}"))?;
+    let request = uri.into_client_request();
+    let mut request = request.map_err(|error| format!("the endpoint: {error}"))?;
+    for (name, value) in headers {
+        // Values may be secret: none of them is in an error.
+        let bad = |why: &str| format!("the header {name:?}: {why}");
+        let key = HeaderName::try_from(name).map_err(|error| bad(&error.to_string()))?;
+        if is_of_the_protocol(&key) {
+            return Err(bad("it is of the protocol itself"));
+        }
+        let value = HeaderValue::try_from(value).map_err(|error| bad(&error.to_string()))?;
+        request.headers_mut().append(key, value);
+    }
+    // What is a name of a header is a token, which is what a name of a subprotocol has to be.
+    if let Some(bad) = subprotocols.iter().find(|name| HeaderName::try_from(*name).is_err()) {
+        return Err(format!("the subprotocol {bad:?} is not a token"));
+    }
+    if !subprotocols.is_empty() {
+        let offers = HeaderValue::try_from(subprotocols.join(", "));
+        let offers = offers.map_err(|error| format!("the subprotocols: {error}"))?;
+        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offers);
+    }
+    Ok(request)
+}
+
+/// A second one would be ignored, or break the handshake.
+fn is_of_the_protocol(name: &HeaderName) -> bool {
+    [header::HOST, header::CONNECTION, header::UPGRADE].contains(name)
+        || name.as_str().starts_with("sec-websocket-")
+}
+
+/// As one line of text: a server must not write lines of its own into a log, or steer a terminal.
+fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '"' | '\'' => line.push(char),
+            char => line.extend(char.escape_debug()),
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_one_line_without_characters_that_steer_a_terminal() {
+        let text = "say \"no\"\r\n[ERROR] all is lost\x1b[2J\u{202e}\u{2028}\u{9b}é";
+        let line = r#"say "no"\r\n[ERROR] all is lost\u{1b}[2J\u{202e}\u{2028}\u{9b}é"#;
+        assert_eq!(printable(text), line);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_made_says_what_of_it_and_no_value_of_a_header() {
+        let endpoint = |url: &str| url.parse::<Endpoint>().unwrap();
+        let made = |name: &str, value: &str, subprotocol: &str| {
+            let headers = [(name.to_owned(), value.to_owned())];
+            request(&endpoint("ws://localhost:1/game"), &headers, &[subprotocol.to_owned()])
+        };
+        made("Authorization", "Bearer 1234", "frames.v1").unwrap();
+        for (name, value, subprotocol, says) in [
+            ("no name", "x", "a", "\"no name\""),
+            ("", "x", "a", "\"\""),
+            ("X-Token", "secret\r\nX-Admin: yes", "a", "\"X-Token\""),
+            ("Host", "elsewhere", "a", "\"Host\": it is of the protocol"),
+            ("sec-websocket-key", "x", "a", "it is of the protocol"),
+            ("X-Token", "x", "", "subprotocol \"\""),
+            ("X-Token", "x", "a, b", "subprotocol \"a, b\""),
+        ] {
+            let error = made(name, value, subprotocol).unwrap_err();
+            assert!(error.contains(says) && !error.contains("secret"), "{error}");
+        }
+    }
 }

@@ -64,11 +64,16 @@ impl fmt::Debug for Upgrade {
     }
 }
 
-/// The subprotocol that a connection speaks, of the setting `ws_subprotocols`: a property of it.
+/// The subprotocol that a connection speaks, of the setting `ws_subprotocols`: a property of it. On a
+/// [client](crate::client), the one of those it has offered that the server has chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subprotocol(Arc<str>);
 
 impl Subprotocol {
+    pub(super) fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// Its name.
     pub fn as_str(&self) -> &str {
         &self.0
