@@ -47,7 +47,7 @@ use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
-use crate::transport::Plain;
+use crate::transport::{Boxed, Plain};
 pub use client::TestClient;
 pub use stream::{TestStream, TestWire};
 
@@ -118,6 +118,10 @@ impl TestConnection {
         server: Server,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
+        Self::over(server, Box::new(Plain::new(stream))).await
+    }
+
+    pub(crate) async fn over(server: Server, transport: Boxed) -> Self {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let admission = Admission::new(&settings);
         let manager = ConnManager::with_workers(admission, Arc::clone(&limits), Vec::new());
@@ -142,12 +146,7 @@ impl TestConnection {
         let registration = Registration::new(&conn, Arc::new(manager.clone()));
         let added = within(manager.send(Add(conn.clone()))).await;
         assert!(matches!(added, Ok(Ok(1))), "the manager refuses: {added:?}");
-        let actor = Connection::start_on(
-            local,
-            conn.clone(),
-            Some(Box::new(Plain::new(stream))),
-            registration,
-        );
+        let actor = Connection::start_on(local, conn.clone(), Some(transport), registration);
         Self { conn, actor, manager }
     }
 

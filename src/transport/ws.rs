@@ -98,3 +98,6 @@ fn config(codec: &FrameCodec) -> WebSocketConfig {
         .max_message_size(largest)
         .max_frame_size(largest)
 }
+
+#[cfg(test)]
+mod tests;
