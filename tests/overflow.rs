@@ -288,17 +288,18 @@ async fn a_connection_that_ends_above_its_high_watermark_is_not_told_to_be_below
     let (ended, mut ends) = unbounded_channel();
     let settings = Settings { max_msg_chan_len: 8, worker_pool_size: 1, ..settings() };
     let server = Server::new(settings)
-        .on_watermark(move |_, mark| tx.send(mark).unwrap())
+        .on_watermark(move |conn, mark| tx.send((mark, conn.is_closed())).unwrap())
         .on_conn_stop(move |_, _| ended.send(()).unwrap());
     let (server, mut conns) = served(server).await;
     let deaf = TestClient::connect(server.addr()).await;
     let conn = within(conns.recv()).await.unwrap();
     let mut neighbour = TestClient::connect(server.addr()).await;
     fill(&conn, 8, &mut neighbour).await;
-    assert_eq!(within(marks.recv()).await, Some(Watermark::High));
+    assert_eq!(within(marks.recv()).await, Some((Watermark::High, false)));
     deaf.reset();
     within(ends.recv()).await.unwrap();
-    assert!(marks.try_recv() != Ok(Watermark::Low));
+    // Before the end the kernel may take more, late: that is another matter.
+    assert!(marks.try_recv() != Ok((Watermark::Low, true)));
     server.stop().await.unwrap();
 }
 
