@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn::{CloseReason, Conn, HandshakeError, Unsent};
 use crate::conn_manager::AddError;
 pub(crate) use layers::Layers;
 pub(crate) use tcp::TcpOptions;
@@ -58,10 +58,10 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         None
     }
 
-    /// How many of the bytes that were written last it keeps even when it is flushed, because they are not
-    /// a whole frame.
-    fn begun(&self) -> usize {
-        0
+    /// How much of what was written last it keeps even when it is flushed: bytes that are not a whole
+    /// frame, or that the peer does not take any more.
+    fn begun(&self) -> Unsent {
+        Unsent::default()
     }
 
     /// Whether the peer has said that it takes nothing more. What is due to it is lost then, and

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Context;
 
 use super::requests::Claim;
-use super::shared::Shared;
+use super::shared::{Shared, bury};
 use crate::conn::CloseReason;
 use crate::event::Event;
 use crate::frame::MsgId;
@@ -83,8 +83,15 @@ impl Requested {
         let conn = message.conn();
         let (too_late, out_of_step) = match claim {
             Claim::Answer(tell) => (tell.send(Ok(payload)).is_err(), false),
-            Claim::OutOfStep => (true, true),
-            _ => (true, false),
+            Claim::TooLate(tell) => {
+                bury(|| tell);
+                (true, false)
+            }
+            Claim::OutOfStep(tell) => {
+                bury(|| tell);
+                (true, true)
+            }
+            Claim::Nobody => (false, false),
         };
         if too_late {
             conn.emit(Event::AnswerTooLate { conn, message: id });

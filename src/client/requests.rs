@@ -35,10 +35,11 @@ pub(super) enum Claim {
     Nobody,
     /// It is the answer for this one.
     Answer(Tell),
-    /// It is the answer to a request for which nobody waits any more.
-    TooLate,
+    /// It is the answer to a request for which nobody waits any more; of whom this is left, whose drop
+    /// may run code of his executor.
+    TooLate(Tell),
     /// As that, and the answers of this connection cannot be told apart any more.
-    OutOfStep,
+    OutOfStep(Tell),
 }
 
 /// The requests that were sent on a connection and have no answer yet, in the order sent.
@@ -106,7 +107,7 @@ impl Requests {
             Claim::Answer(oldest)
         } else {
             line.too_late += 1;
-            if line.too_late < TOO_LATE { Claim::TooLate } else { Claim::OutOfStep }
+            if line.too_late < TOO_LATE { Claim::TooLate(oldest) } else { Claim::OutOfStep(oldest) }
         };
         // As many answers as requests: none was lost.
         if line.places.is_empty() {
@@ -141,7 +142,7 @@ mod tests {
     }
 
     fn is_too_late(requests: &mut Requests) -> bool {
-        matches!(requests.claim(7), Claim::TooLate)
+        matches!(requests.claim(7), Claim::TooLate(_))
     }
 
     #[test]
@@ -181,7 +182,7 @@ mod tests {
             drop(robbed);
         }
         let _eighth = ask(&mut requests);
-        assert!(matches!(requests.claim(7), Claim::OutOfStep));
+        assert!(matches!(requests.claim(7), Claim::OutOfStep(_)));
     }
 
     #[test]

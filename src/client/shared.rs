@@ -372,7 +372,7 @@ impl Shared {
 
 /// Drops what `f` answers: a payload of the application, perhaps, whose drop may panic, where that is
 /// not the fault of whoever runs this.
-fn bury<T>(f: impl FnOnce() -> T) {
+pub(super) fn bury<T>(f: impl FnOnce() -> T) {
     let _ = contained(|| drop(f()));
 }
 

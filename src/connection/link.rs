@@ -281,16 +281,16 @@ fn poll_flush_kept(
         let is_last = batch.is_empty() && !shared.next_batch(batch);
         if is_last || kept.bytes >= KEPT {
             ready!(Pin::new(&mut **transport).poll_flush(cx))?;
-            let begun = Unsent { frames: 0, bytes: transport.begun() };
+            let begun = transport.begun();
             let Unsent { frames, bytes } = std::mem::replace(kept, begun);
             if bytes > begun.bytes {
-                shared.written(frames, bytes - begun.bytes);
+                shared.written(frames.saturating_sub(begun.frames), bytes - begun.bytes);
             }
         }
         if is_last {
             // All frames were whole.
             let lost = FrameError::Malformed("the framing does not find a frame that it has put");
-            return Poll::Ready(match transport.begun() {
+            return Poll::Ready(match transport.begun().bytes {
                 0 => Ok(()),
                 _ if transport.is_deaf() => Ok(()),
                 _ => Err(io::Error::other(CloseReason::Protocol(lost))),

@@ -113,11 +113,13 @@ pub(crate) struct Acceptor<L> {
     /// What its peers speak.
     stack: Stack,
     reception: Rc<Reception>,
+    /// When a dial that waited for a place, and all others behind it, went on.
+    waited: Option<Instant>,
 }
 
 impl<L: Listen> Acceptor<L> {
     pub(crate) fn new(listener: L, at: ListenAddr, stack: Stack, reception: Rc<Reception>) -> Self {
-        Self { listener, at: Arc::new(at), stack, reception }
+        Self { listener, at: Arc::new(at), stack, reception, waited: None }
     }
 
     /// Accepts until the listener is dead: answers what killed it. Or until it is told to halt, in the
@@ -225,9 +227,10 @@ impl<L: Listen> Acceptor<L> {
             while is_full(&added) {
                 added = self.wait_for_place(&conn, halt.clone()).await;
             }
-            // Nobody shakes hands with a dial that waits.
-            began = Instant::now();
+            self.waited = Some(Instant::now());
         }
+        // Nobody shakes hands with a dial that waits, or with those behind it.
+        began = self.waited.map_or(began, |waited| began.max(waited));
         match added.map_err(io::Error::other)? {
             Ok(_) => match stream.into_std() {
                 Ok(stream) => {
@@ -245,7 +248,7 @@ impl<L: Listen> Acceptor<L> {
             Err(why) => {
                 events.emit(Event::Refused { peer: conn.peer_addr(), why: &why });
                 let Reception { refusal, placement, limits, .. } = &*reception;
-                if let Some(turn_away) = refusal.of(stream, &self.stack, &why, limits)
+                if let Some(turn_away) = refusal.of(stream, began, &self.stack, &why, limits)
                     && let Some(worker) = placement.least_loaded()
                 {
                     worker.addr.do_send(turn_away);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use actix::Message;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::conn::{Encoded, Limits};
 use crate::conn_manager::AddError;
@@ -24,6 +24,8 @@ pub(crate) struct Refusal(Option<Make>);
 #[rtype(result = "()")]
 pub(crate) struct TurnAway {
     stream: StdTcpStream,
+    /// When it was accepted.
+    began: Instant,
     stack: Stack,
     why: AddError,
     frame: Option<Encoded>,
@@ -40,6 +42,7 @@ impl Refusal {
     pub(crate) fn of(
         &self,
         stream: TcpStream,
+        began: Instant,
         stack: &Stack,
         why: &AddError,
         limits: &Arc<Limits>,
@@ -61,20 +64,22 @@ impl Refusal {
             return None;
         }
         let (stack, limits) = (stack.clone(), Arc::clone(limits));
-        Some(TurnAway { stream: stream.into_std().ok()?, stack, why: *why, frame, limits })
+        let stream = stream.into_std().ok()?;
+        Some(TurnAway { stream, began, stack, why: *why, frame, limits })
     }
 }
 
 impl TurnAway {
     /// Tells the peer, and closes the socket when it has heard it, or does not want to.
     pub(super) fn tell(self) {
-        let Self { stream, stack, why, frame, limits } = self;
+        let Self { stream, began, stack, why, frame, limits } = self;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
             let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
             let told = {
                 let Ok(_permit) = limits.lingering.try_acquire() else { return };
-                timeout(limits.handshake_deadline, stack.refuse(stream, &why, frame)).await
+                let deadline = began + limits.handshake_deadline;
+                timeout_at(deadline, stack.refuse(stream, &why, frame)).await
             };
             if let Ok(Some(transport)) = told {
                 part(transport, Arc::clone(&limits.lingering)).await;

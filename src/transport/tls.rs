@@ -282,7 +282,8 @@ impl Transport for Encrypted {
     }
 
     fn signs(&mut self) -> Signs {
-        Signs { alive: false, part: self.0.get_ref().0.part() }
+        let records = self.0.get_mut().0;
+        Signs { alive: std::mem::take(&mut records.come), part: records.part() }
     }
 }
 

@@ -198,6 +198,43 @@ async fn a_server_that_speaks_no_tls_is_not_taken_for_one_that_is_not_trusted() 
 }
 
 #[actix::test]
+async fn an_answer_to_the_upgrade_may_come_in_many_pieces() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("ws://{}", listener.local_addr().unwrap()).parse().unwrap();
+    actix::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        let mut request = vec![0; 4096];
+        let n = socket.read(&mut request).await.unwrap();
+        let request = String::from_utf8_lossy(&request[..n]).into_owned();
+        let key = request.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("sec-websocket-key").then_some(value)
+        });
+        let accept = derive_accept_key(key.unwrap().as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{}\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n",
+            "Some-Header: and its value\r\n".repeat(30)
+        );
+        for line in answer.split_inclusive('\n') {
+            socket.write_all(line.as_bytes()).await.unwrap();
+            // The client reads this one before the next is there.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // Until the client has had enough.
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    });
+    let client = within(Client::builder(endpoint).no_reconnect().connect()).await.unwrap();
+    within(client.close()).await;
+}
+
+#[actix::test]
 async fn an_answer_that_is_no_websocket_is_a_failed_dial_that_says_why() {
     let everywhere = Everywhere::start(
         "rejected",

@@ -180,17 +180,57 @@ async fn what_is_not_one_frame_in_a_binary_message_is_refused_with_a_code_that_s
 #[actix::test]
 async fn a_peer_that_still_sends_is_told_why_it_was_closed() {
     let mut watched = Watched::start(settings()).await;
-    for _ in 0..20 {
+    for _ in 0..10 {
         let mut client = dial(&watched).await;
         watched.started().await;
         // More than is read with its beginning, and more than the kernel holds unread.
-        client.send(Message::binary(vec![0; 50_000])).await.unwrap();
+        let socket = client.get_mut();
+        let header = [&[0x82, 0xff][..], &(1_u64 << 20).to_be_bytes(), &[0; 4]].concat();
+        socket.write_all(&header).await.unwrap();
+        for _ in 0..256 {
+            socket.write_all(&[0; 4096]).await.expect("it is read to its end");
+            tokio::task::yield_now().await;
+        }
         assert_eq!(close_code(&mut client).await, 1009);
         // In order, after its own close frame, and not by a reset.
         let read = within(client.get_mut().read(&mut [0; 1])).await;
         assert!(matches!(read, Ok(0)), "{read:?}");
         watched.removed().await;
     }
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn frames_before_a_message_that_is_too_long_are_handled() {
+    let watched = Watched::start(Settings { max_packet_size: 100, ..settings() }).await;
+    let mut client = dial(&watched).await;
+    let good = frame(ECHO, b"x");
+    let all = [&[0x82, 0x80 | 9, 0, 0, 0, 0][..], &good, &[0x82, 0x80 | 126, 8, 0], &[0; 2052]];
+    client.get_mut().write_all(&all.concat()).await.unwrap();
+    assert_eq!(next(&mut client).await, Message::binary(good));
+    assert_eq!(close_code(&mut client).await, 1009);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_large_answer_that_a_close_frame_cuts_counts_as_cut() {
+    const BIG: u32 = 5;
+    let settings = Settings { max_msg_chan_bytes: 64 << 20, ..settings() };
+    let server = Server::new(settings).route_fn(BIG, async |_: Inbound| (BIG, vec![1; 16 << 20]));
+    let mut watched = Watched::serve(server).await;
+    let mut client = dial(&watched).await;
+    let conn = watched.started().await;
+    client.send(Message::binary(frame(BIG, b"x"))).await.unwrap();
+    // The kernel has not room for all of it.
+    let mut first = [0; 2];
+    within(client.get_mut().read_exact(&mut first)).await.unwrap();
+    assert_eq!(conn.unsent().frames, 1);
+    client.get_mut().write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(client.get_mut().read_to_end(&mut rest)).await;
+    assert!(rest.len() < 16 << 20);
+    watched.removed().await;
+    assert_eq!(watched.server.handle().stats().frames_cut, 1);
     watched.server.stop().await.unwrap();
 }
 

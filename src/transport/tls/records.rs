@@ -15,6 +15,8 @@ const HEADER: usize = 5;
 /// and a peer may not take for ever to send one.
 pub(super) struct Records {
     pub(super) below: Boxed,
+    /// Something has come since this was asked.
+    pub(super) come: bool,
     header: [u8; HEADER],
     have: usize,
     /// How much of the record's payload is still to come.
@@ -23,7 +25,7 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new(below: Boxed) -> Self {
-        Self { below, header: [0; HEADER], have: 0, payload: 0 }
+        Self { below, come: false, header: [0; HEADER], have: 0, payload: 0 }
     }
 
     /// Whether a record has begun and is not complete.
@@ -59,6 +61,7 @@ impl AsyncRead for Records {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.below).poll_read(cx, buf))?;
         self.follow(&buf.filled()[before..]);
+        self.come |= buf.filled().len() > before;
         Poll::Ready(Ok(()))
     }
 }

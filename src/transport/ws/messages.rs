@@ -17,7 +17,7 @@ use super::code::{close_frame, reason_of, reason_of_error};
 use super::wire::Wire;
 use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
-use crate::conn::CloseReason;
+use crate::conn::{CloseReason, Unsent};
 use crate::transport::{Signs, Transport};
 
 /// So many messages are taken before others get their turn, most of which may be pings.
@@ -114,6 +114,7 @@ impl Messages {
     /// the time to read why it was closed; the library, which has found an error, reads no more.
     fn poll_rest(&mut self, buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.stream.get_mut();
+        wire.rest = true;
         if !wire.ended && !wire.marks.closed() {
             let read = Pin::new(&mut *wire).poll_read(cx, buf);
             if read.is_ready() || !wire.ended {
@@ -163,6 +164,10 @@ impl Messages {
 
     fn poll_flush_stream(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(broken)?;
+        if self.deaf {
+            // The library does not flush what is below it after the peer's close frame.
+            ready!(Pin::new(&mut self.stream.get_mut().below).poll_flush(cx))?;
+        }
         self.unflushed = 0;
         self.pongs = false;
         Poll::Ready(Ok(()))
@@ -204,15 +209,26 @@ impl Transport for Messages {
         self.deaf
     }
 
-    fn begun(&self) -> usize {
-        self.outgoing.len() + self.fragments.len()
+    fn begun(&self) -> Unsent {
+        let bytes = self.outgoing.len() + self.fragments.len();
+        let mut frames = usize::from(!self.fragments.is_empty());
+        if self.deaf {
+            // Else there is no whole frame among it.
+            let mut rest = &self.outgoing[..];
+            while let Ok(Some(Found { len, .. })) = self.out_codec.find(rest) {
+                rest = &rest[len..];
+                frames += 1;
+            }
+        }
+        Unsent { frames, bytes }
     }
 
     fn signs(&mut self) -> Signs {
         let wire = self.stream.get_mut();
         let begun = wire.below.signs().part || wire.marks.part() > 0;
+        let come = std::mem::take(&mut wire.come);
         let part = self.over.is_none() && begun;
-        Signs { alive: std::mem::take(&mut self.alive), part }
+        Signs { alive: std::mem::take(&mut self.alive) || come, part }
     }
 }
 

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{pause, sleep};
 
 use super::marks::Marks;
 use super::*;
 use crate::conn::{CloseReason, Silence};
+use crate::inbound::Inbound;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::testing::{TestConnection, settings, within};
@@ -15,19 +16,41 @@ use crate::transport::Plain;
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 const PONG: [u8; 2] = [0x8a, 0];
 
-#[actix::test]
-async fn a_ping_is_a_sign_of_life() {
+/// A peer of a connection with an idle deadline of a second, on a clock that stands still, and why that
+/// ends.
+async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection) {
     pause();
-    let (mut peer, stream) = duplex(1024);
+    let (peer, stream) = duplex(1024);
     let settings = Settings { idle_deadline_ms: 1000, ..settings() };
     let codec = FrameCodec::new(settings.wire_format, settings.max_packet_size);
     let below = Box::new(Plain::counted(stream));
     let wire = Wire::new(below, Marks::default(), codec.largest_frame());
     let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config(&codec))).await;
-    let (tell, mut ends) = unbounded_channel();
-    let server = Server::new(settings).on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
+    let (tell, ends) = unbounded_channel();
+    let server = Server::new(settings)
+        .route_fn(1, async |msg: Inbound| msg)
+        .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
     let messages = Box::new(Messages::new(stream, codec));
-    let _connection = TestConnection::over(server, messages).await;
+    (peer, ends, TestConnection::over(server, messages).await)
+}
+
+#[actix::test]
+async fn who_sends_a_message_slowly_is_not_idle() {
+    let (mut peer, mut ends, _connection) = idle().await;
+    let message = [0x82, 0x80 | 9, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, b'x'];
+    for byte in message {
+        sleep(Duration::from_millis(700)).await;
+        peer.write_all(&[byte]).await.unwrap();
+    }
+    let mut echo = [0; 11];
+    within(peer.read_exact(&mut echo)).await.unwrap();
+    assert_eq!(echo, [0x82, 9, 1, 0, 0, 0, 1, 0, 0, 0, b'x']);
+    assert!(ends.try_recv().is_err());
+}
+
+#[actix::test]
+async fn a_ping_is_a_sign_of_life() {
+    let (mut peer, mut ends, _connection) = idle().await;
     for _ in 0..5 {
         sleep(Duration::from_millis(700)).await;
         peer.write_all(&PING).await.unwrap();

@@ -20,6 +20,10 @@ pub(super) struct Wire {
     pub(super) below: Boxed,
     pub(super) marks: Marks,
     pub(super) ended: bool,
+    /// Something has come since this was asked.
+    pub(super) come: bool,
+    /// What comes is read away, whatever it is.
+    pub(super) rest: bool,
     /// How many bytes the largest frame has.
     largest: usize,
     /// Reads since the turn began.
@@ -34,7 +38,7 @@ const FRAGMENTED: usize = 8;
 
 impl Wire {
     pub(super) fn new(below: Boxed, marks: Marks, largest: usize) -> Self {
-        Self { below, marks, ended: false, largest, reads: 0 }
+        Self { below, marks, ended: false, come: false, rest: false, largest, reads: 0 }
     }
 
     pub(super) fn begin_turn(&mut self) {
@@ -58,11 +62,15 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        if self.reads == TURN {
+        // Not after a read: the library has yet to find the whole messages in it.
+        if !self.rest {
+            self.check()?;
+        }
+        if self.reads >= TURN && !self.marks.in_head() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.reads += 1;
+        self.reads = self.reads.saturating_add(1);
         if !self.ended {
             ready!(Pin::new(&mut self.below).poll_read(cx, buf))?;
         }
@@ -73,7 +81,8 @@ impl AsyncRead for Wire {
             return if handshake { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         self.marks.follow(come);
-        Poll::Ready(self.check())
+        self.come = true;
+        Poll::Ready(Ok(()))
     }
 }
 
