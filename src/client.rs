@@ -18,7 +18,7 @@
 //!     let server = TestServer::start(server).await;
 //!
 //!     let client = Client::builder(Endpoint::tcp("127.0.0.1", server.addr().port()))
-//!         .route_fn(7, async |news: Inbound| println!("{:?}", news.payload()))
+//!         .route_fn(7, async |news: Inbound| println!("{}", String::from_utf8_lossy(news.payload())))
 //!         .connect()
 //!         .await?;
 //!     let answer = client.request(1, "ping", 2, Duration::from_secs(5)).await?;

@@ -111,6 +111,18 @@ impl Conn {
         Self { shared: Arc::new(Shared::new(id, peer_addr, at, limits)) }
     }
 
+    /// A connection to a server.
+    pub(crate) fn dialled(
+        id: ConnId,
+        server: SocketAddr,
+        at: Arc<ListenAddr>,
+        limits: Arc<Limits>,
+    ) -> Self {
+        let mut shared = Shared::new(id, server, at, limits);
+        shared.dialled = true;
+        Self { shared: Arc::new(shared) }
+    }
+
     /// The connection's id.
     pub fn id(&self) -> ConnId {
         self.shared.id
@@ -302,9 +314,9 @@ impl Conn {
 }
 
 impl fmt::Display for Conn {
-    /// By its id and the peer's address: "from" a [client](crate::client), that of the server.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}", self.id(), self.peer_addr())
+        let which_way = if self.shared.dialled { "to" } else { "from" };
+        write!(f, "connection {} {which_way} {}", self.id(), self.peer_addr())
     }
 }
 

@@ -147,7 +147,7 @@ impl Life {
         let Dialled { transport, peer, local, .. } = dialled;
         let Endpoint { scheme, path, .. } = self.shared.endpoint.clone();
         let at = Arc::new(ListenAddr { scheme, addr: local, path });
-        let conn = Conn::new(id, peer, at, Arc::clone(&self.shared.limits));
+        let conn = Conn::dialled(id, peer, at, Arc::clone(&self.shared.limits));
         #[cfg(feature = "ws")]
         if let Some(subprotocol) = dialled.subprotocol {
             conn.set_property(subprotocol);

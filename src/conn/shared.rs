@@ -24,6 +24,8 @@ pub(crate) struct Shared {
     pub(crate) peer_addr: SocketAddr,
     /// Shared by the connections of a listener on one address.
     pub(crate) at: Arc<ListenAddr>,
+    /// This side has dialled.
+    pub(crate) dialled: bool,
     pub(crate) limits: Arc<Limits>,
     pub(crate) window: Window,
     pub(crate) properties: Properties,
@@ -127,6 +129,7 @@ impl Shared {
             id,
             peer_addr,
             at,
+            dialled: false,
             limits,
             window: Window::default(),
             properties: Properties::default(),

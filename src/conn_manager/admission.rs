@@ -30,7 +30,7 @@ pub enum AddError {
     #[error("{0} is not allowed")]
     Denied(IpAddr),
     /// The peer is a balancer of `proxy_from`, and there is no good header of the PROXY protocol.
-    #[error("no PROXY header: {0}")]
+    #[error("no good PROXY header: {0}")]
     NoProxyHeader(&'static str),
     /// The server is about to stop.
     #[error("the server drains")]

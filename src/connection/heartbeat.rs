@@ -1,4 +1,4 @@
-//! What a server sends to find out whether its peers are still there.
+//! What is sent to find out whether a peer is still there.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,10 +13,12 @@ use crate::unwind::contained;
 type Payload = Box<dyn Fn(&Conn) -> Bytes + Send + Sync>;
 type OnNotAlive = Box<dyn Fn(&Conn) + Send + Sync>;
 
-/// Frames that a server sends to each of its connections in regular intervals, and what it does
-/// about a peer that gives no sign of life: Zinx's `HeartBeatOption`.
+/// Frames that a server sends to each of its connections in regular intervals, or a client to its server,
+/// and what it does about a peer that gives no sign of life: Zinx's `HeartBeatOption`.
 ///
-/// Whatever a peer sends is a sign of life; it need not be an answer to the heartbeat. A peer is
+/// Whatever a peer sends is a sign of life; it need not be an answer to the heartbeat. But it must send
+/// something: a peer that is a zinxide server or client needs a route for the heartbeat's id that sends
+/// the message back, say, `route_fn(Heartbeat::DEFAULT_ID, async |msg: Inbound| msg)`. A peer is
 /// looked at when its next heartbeat is due: one that was silent for too long gets none, and is
 /// closed with [`CloseReason::Silent`]. A peer that sends the message back, or anything else with its
 /// id, tells how long that takes: [`Conn::rtt`]. Silence does not count while the server does not read, or
