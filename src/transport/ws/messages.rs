@@ -23,6 +23,10 @@ use crate::transport::{Signs, Transport};
 /// So many messages are taken before others get their turn, most of which may be pings.
 const RUN: usize = 128;
 
+/// What a peer that is in error may still send before its socket is closed under it: enough for a message
+/// that was much too long, and not for a flood.
+const READ_AWAY: usize = 4 * 1024 * 1024;
+
 /// A WebSocket that is read and written as the frames in its messages.
 pub(super) struct Messages {
     stream: WebSocketStream<Wire>,
@@ -48,6 +52,8 @@ pub(super) struct Messages {
     ended: bool,
     /// The peer has sent a close frame: nothing can be sent any more.
     deaf: bool,
+    /// Bytes that were read away after an error.
+    read_away: usize,
     /// Something came that was no frame.
     alive: bool,
 }
@@ -67,6 +73,7 @@ impl Messages {
             pongs: false,
             ended: false,
             deaf: false,
+            read_away: 0,
             alive: false,
         }
     }
@@ -115,13 +122,13 @@ impl Messages {
     fn poll_rest(&mut self, buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let wire = self.stream.get_mut();
         wire.rest = true;
-        if !wire.ended && !wire.marks.closed() {
-            let read = Pin::new(&mut *wire).poll_read(cx, buf);
-            if read.is_ready() || !wire.ended {
-                return read;
-            }
+        if wire.ended || wire.marks.closed() || self.read_away > READ_AWAY {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *wire).poll_read(cx, buf);
+        self.read_away += buf.filled().len() - before;
+        if wire.ended { Poll::Ready(Ok(())) } else { read }
     }
 
     /// Gives the library what is written, when it has not much.
