@@ -97,7 +97,8 @@ impl Tls {
         match self.identity {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
-                let chain = certificates("the client's certificate", &chain)?;
+                let chain = tls::parse_certificates(&chain)
+                    .map_err(|why| format!("the client's certificate: {why}"))?;
                 let key = PrivateKeyDer::from_pem_slice(&key)
                     .map_err(|error| format!("the client's key: {error}"))?;
                 config.with_client_auth_cert(chain, key).map_err(text)
@@ -106,24 +107,12 @@ impl Tls {
     }
 }
 
-fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err(format!("{what}: there is none in it")),
-        Ok(all) => Ok(all),
-        Err(error) => Err(format!("{what}: {error}")),
-    }
-}
-
 /// The roots in this PEM, or else those of the system.
 fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
     if let Some(pem) = pem {
-        for root in certificates("the roots", pem)? {
-            roots.add(root).map_err(|error| format!("the roots: {error}"))?;
-        }
-        return Ok(roots);
+        return tls::parse_roots(pem).map_err(|why| format!("the roots: {why}"));
     }
+    let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     // Systems have roots that make no sense, among others that do.
     let (added, _) = roots.add_parsable_certificates(found.certs);

@@ -18,7 +18,7 @@ use super::within;
 use crate::codec::FrameCodec;
 use crate::conn::{CloseReason, HandshakeError};
 use crate::endpoint::Endpoint;
-use crate::transport::{Boxed, Plain, Transport};
+use crate::transport::{Boxed, Plain, Transport, writes_through};
 
 /// What is read ahead of a test that does not read.
 const AHEAD: usize = 64 * 1024;
@@ -207,23 +207,7 @@ impl AsyncRead for TestStream {
     }
 }
 
-impl AsyncWrite for TestStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.frames).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.frames).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.frames).poll_shutdown(cx)
-    }
-}
+writes_through!(TestStream, frames);
 
 /// A handle to a byte stream that others hold, too: of a [`TestStream`].
 #[derive(Clone)]

@@ -3,13 +3,14 @@
 mod records;
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -151,39 +152,41 @@ fn file_error(key: &'static str, file: &Path, why: impl fmt::Display) -> TlsErro
     TlsError::File { key, file: file.to_owned(), why: why.to_string() }
 }
 
-/// The certificates of a PEM file; at least one.
-pub(crate) fn certificates(
-    key: &'static str,
-    file: &Path,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, pem::Error>>();
-    match read() {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(file_error(key, file, "there is no certificate in it"))
-        }
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(file_error(key, file, plain(error))),
+/// The certificates in a PEM text; at least one.
+pub(crate) fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
+        all => all.map_err(|error| error.to_string()),
     }
 }
 
-/// The first private key of a PEM file.
-pub(crate) fn private_key(
-    key: &'static str,
-    file: &Path,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
-        pem::Error::NoItemsFound => file_error(key, file, "there is no private key in it"),
-        error => file_error(key, file, plain(error)),
-    })
+/// The roots in a PEM text; at least one.
+pub(crate) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in parse_certificates(pem)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = fs::read(file).map_err(|error| file_error(key, file, error))?;
+    parse_certificates(&pem).map_err(|why| file_error(key, file, why))
 }
 
 /// The roots of a PEM file.
 pub(crate) fn roots(key: &'static str, file: &Path) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(key, file)? {
-        roots.add(certificate).map_err(|error| file_error(key, file, error))?;
-    }
-    Ok(roots)
+    let pem = fs::read(file).map_err(|error| file_error(key, file, error))?;
+    parse_roots(&pem).map_err(|why| file_error(key, file, why))
+}
+
+/// The first private key of a PEM file.
+fn private_key(key: &'static str, file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+        pem::Error::NoItemsFound => file_error(key, file, "there is no private key in it"),
+        error => file_error(key, file, plain(error)),
+    })
 }
 
 /// What rustls says of a file, without its own words around what the system says.
@@ -308,32 +311,4 @@ impl AsyncRead for Encrypted {
     }
 }
 
-impl AsyncWrite for Encrypted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+writes_through!(Encrypted, 0);
