@@ -20,10 +20,10 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFuture, Addr, AsyncContext, Context, Handler, Message};
 use bytes::BytesMut;
 
-use crate::conn::{CloseReason, Conn, Ending, Limits, Slow, TurnEnd};
+use crate::conn::{CloseReason, Conn, Ending, Limits, Slow, TurnEnd, Unsent};
 use crate::conn_manager::Registration;
 use crate::event::Event;
-use crate::transport::Boxed;
+use crate::transport::{Boxed, Watch};
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
@@ -43,9 +43,9 @@ pub(crate) use local::Local;
 /// very removal is not waited for in vain.
 const HANDLER_GRACE: Duration = Duration::from_millis(50);
 
-/// How long a peer in the middle of a talk is waited for to close its side; but not for most of the
-/// drain deadline, since nothing is lost if it does not.
-const LINGER: Duration = Duration::from_secs(3);
+/// How long a peer has to reply to the end, if its protocol has it reply, when its system has
+/// acknowledged the end.
+const END_REPLY: Duration = Duration::from_secs(1);
 
 /// Ends a connection as [`Conn::stop`] does.
 #[derive(Clone, Copy, Debug, Message)]
@@ -66,6 +66,12 @@ pub struct Connection {
     talking: bool,
     /// The writing side is shut down.
     shut: bool,
+    /// Watches for the acknowledgement of everything, from then on.
+    acknowledgement: Option<Watch>,
+    /// That is waited for, or the peer's end.
+    lingers: bool,
+    /// The peer's system has everything, or the peer has closed its side.
+    confirmed: bool,
     /// The socket is closed.
     closed: bool,
     /// Its drop takes the connection out of the manager's table.
@@ -100,6 +106,9 @@ impl Connection {
             deadlines: Deadlines::default(),
             talking: false,
             shut: false,
+            acknowledgement: None,
+            lingers: false,
+            confirmed: false,
             closed: false,
             registration: Some(registration),
             started: false,
@@ -158,6 +167,11 @@ impl Connection {
                 return Step::Ended;
             }
             (_, Progress::Flush) => return Step::Again,
+            // What its rate delays has nobody any more to wait for it.
+            (None, Progress::Delayed(_)) if link.pulse.is_half_closed() => {
+                link.conn.close(CloseReason::PeerClosed);
+                return Step::Again;
+            }
             (_, Progress::Delayed(wait)) => self.deadlines.set(Due::Rate, wait),
             // Else the first place that is given back wakes the connection; if it is the outbox that
             // leaves none, the socket does.
@@ -168,6 +182,9 @@ impl Connection {
         }
         if ending.is_some() {
             self.set_deadlines();
+        }
+        if link.pulse.is_half_closed() && !self.deadlines.is_set(Due::HalfClosed) {
+            self.deadlines.set(Due::HalfClosed, shared.limits.half_closed);
         }
         if self.poll_deadlines(cx).is_ready() {
             self.abandon();
@@ -243,25 +260,44 @@ impl Connection {
         matches!(self.conn().shared().closing(), Some(CloseReason::HandlerLate(_)))
     }
 
-    /// Tells the peer that nothing more comes, and waits until it has taken what came before.
+    /// Tells the peer that nothing more comes, and waits until it has received what came before.
     ///
-    /// TCP resets a connection that is closed while input comes, which costs the peer answers that
-    /// it has not got yet. So a peer in the middle of a talk is listened to until it closes its
-    /// side, or for as long as [`LINGER`]. A silent one is not waited for, unless its protocol has it
-    /// answer.
+    /// TCP resets a connection that is closed while input comes, which costs the peer what its system
+    /// has not received yet. So the socket is closed when the peer has closed its side, when its system
+    /// has acknowledged everything, or when the setting `linger_ms` is over. Where nobody tells what is
+    /// acknowledged, a peer that neither spoke nor was written to since the ending began is not waited
+    /// for.
     fn poll_linger(&mut self, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Poll<()> {
         if !self.shut {
             ready!(self.link.poll_end(&self.why(), cx));
             self.shut = true;
+            if self.link.taken.get() {
+                self.acknowledgement = self.link.acknowledgement(&self.local.acknowledged);
+            }
         }
-        let ended =
-            self.link.poll_discard(&self.local.read_pool, &mut self.talking, turn, cx).is_ready();
-        if ended || !(self.talking || self.link.answers_end()) {
+        let mut heard = 0;
+        let ended = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx).is_ready();
+        self.talking |= heard > 0;
+        if self.input.is_delayed() {
+            self.input.note_discarded(heard);
+        }
+        if ended {
+            self.confirmed = true;
             return Poll::Ready(());
         }
-        if !self.deadlines.is_set(Due::Linger) {
-            let drain = self.conn().shared().limits.drain_deadline;
-            self.deadlines.set(Due::Linger, LINGER.min(drain * 3 / 5));
+        let acknowledged = self.acknowledgement.as_ref().map(|watch| watch.poll(cx).is_ready());
+        let first = acknowledged == Some(true) && !std::mem::replace(&mut self.confirmed, true);
+        let waits = acknowledged.map_or(self.talking, |acknowledged| !acknowledged);
+        if !(waits || self.link.answers_end()) {
+            return Poll::Ready(());
+        }
+        self.lingers = true;
+        let Limits { linger, drain_deadline, .. } = *self.conn().shared().limits;
+        let linger = linger.min(drain_deadline * 3 / 5);
+        if first {
+            self.deadlines.set(Due::Linger, END_REPLY.min(linger));
+        } else if !self.deadlines.is_set(Due::Linger) {
+            self.deadlines.set(Due::Linger, linger);
         }
         Poll::Pending
     }
@@ -288,6 +324,14 @@ impl Connection {
                 Due::Write => {
                     self.conn().close(CloseReason::SlowConsumer(Slow::WriteDeadline));
                     self.close_socket();
+                }
+                Due::HalfClosed => {
+                    self.conn().close(CloseReason::PeerClosed);
+                    let (conn, messages) = (self.conn(), self.conn().shared().window.in_flight());
+                    if messages > 0 {
+                        conn.emit(Event::CutShort { conn, messages });
+                    }
+                    return Poll::Ready(());
                 }
                 Due::Linger => self.close_socket(),
                 Due::Rate => {}
@@ -316,16 +360,27 @@ impl Connection {
             return;
         }
         self.closed = true;
-        self.deadlines.clear(Due::Write);
-        self.deadlines.clear(Due::Linger);
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }
         let why = self.why();
         let unsent = self.link.close(&why);
-        let conn = &self.link.conn;
+        let unconfirmed = self.is_unconfirmed(&why, unsent);
+        self.acknowledgement = None;
+        self.deadlines.clear(Due::Write);
+        self.deadlines.clear(Due::Linger);
+        let (conn, unhandled) = (&self.link.conn, self.input.unhandled());
         conn.shared().set_stuck(0);
-        conn.emit(Event::Closed { conn, why: &why, unsent, unhandled: self.input.unhandled() });
+        conn.emit(Event::Closed { conn, why: &why, unsent, unhandled, unconfirmed });
+    }
+
+    /// Whether the system holds bytes that the peer's has not acknowledged, for all that is known, when
+    /// the socket is closed.
+    fn is_unconfirmed(&self, why: &CloseReason, unsent: Unsent) -> bool {
+        // Of a socket that failed, the system holds nothing.
+        let is_held = self.link.taken.get() && !matches!(why, CloseReason::Io(_));
+        // It is full if it did not take what is unsent.
+        is_held && !self.confirmed && (unsent.bytes > 0 || self.lingers)
     }
 
     /// Ends the connection for the application and for the manager.

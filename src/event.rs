@@ -11,7 +11,7 @@
 //! | accept failed | error once, then recovered: info | raise the descriptor limit |
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
-//! | connection closed | info; warn for what is not ordinary, and if frames were cut | look at that client or handler |
+//! | connection closed | info; warn for what is not ordinary, if frames were cut, and if not all is acknowledged | look at that client or handler |
 //! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
@@ -125,8 +125,15 @@ pub enum Event<'a> {
     HandlerDied { message: MsgId, panicked: bool, pause: Duration },
     /// A message was dropped in that pause.
     DroppedWhileDown { conn: &'a Conn, message: MsgId },
-    /// A connection's socket is closed.
-    Closed { conn: &'a Conn, why: &'a CloseReason, unsent: Unsent, unhandled: usize },
+    /// A connection's socket is closed. It is `unconfirmed` if the system still held bytes that the
+    /// peer's system had not acknowledged: they may be lost, beside what was `unsent`.
+    Closed {
+        conn: &'a Conn,
+        why: &'a CloseReason,
+        unsent: Unsent,
+        unhandled: usize,
+        unconfirmed: bool,
+    },
     /// The drain deadline passed before a connection's end was over; this many messages were with
     /// handlers, and their answers come to nothing.
     CutShort { conn: &'a Conn, messages: u32 },
@@ -180,7 +187,7 @@ impl Event<'_> {
             | Self::AcceptRecovered => Level::Info,
             Self::Stopped { report, .. } if report.is_clean() => Level::Info,
             Self::ClientClosed { queued, .. } if *queued == Unsent::default() => Level::Info,
-            Self::Closed { why, unsent, .. }
+            Self::Closed { why, unsent, unconfirmed: false, .. }
                 if is_ordinary(why) && *unsent == Unsent::default() =>
             {
                 Level::Info
@@ -311,11 +318,15 @@ impl fmt::Display for Event<'_> {
             Self::DroppedWhileDown { conn, message } => {
                 write!(f, "{conn}: message {message} was dropped while its handler actor was down")
             }
-            Self::Closed { conn, why, unsent: Unsent { frames: 0, .. }, unhandled: 0 } => {
-                write!(f, "{conn} closed: {why}")
-            }
-            Self::Closed { conn, why, unsent, unhandled } => {
-                write!(f, "{conn} closed: {why}; {unsent} unsent, {unhandled} bytes unhandled")
+            Self::Closed { conn, why, unsent, unhandled, unconfirmed } => {
+                write!(f, "{conn} closed: {why}")?;
+                if unsent.frames > 0 || *unhandled > 0 {
+                    write!(f, "; {unsent} unsent, {unhandled} bytes unhandled")?;
+                }
+                if *unconfirmed {
+                    f.write_str("; the peer has not acknowledged all that was sent")?;
+                }
+                Ok(())
             }
             Self::CutShort { conn, messages } => {
                 write!(

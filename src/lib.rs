@@ -132,6 +132,7 @@ mod codec;
 mod conn;
 pub mod conn_manager;
 mod connection;
+mod deadline;
 mod endpoint;
 mod event;
 mod frame;

@@ -155,6 +155,15 @@ pub struct Settings {
     /// How long an ending connection, and a stopping server, have to finish what they have, in
     /// milliseconds.
     pub drain_deadline_ms: u64,
+    /// How long a connection that has written everything waits, before it closes its socket, for the
+    /// peer to close its side or, on Linux, for the peer's system to acknowledge everything, in
+    /// milliseconds; at most three fifths of `drain_deadline_ms`. A socket that is closed sooner is
+    /// reset if the peer speaks, and what the peer has not received by then is lost.
+    pub linger_ms: u64,
+    /// How long a connection goes on whose peer has closed its side and may still read, in
+    /// milliseconds; from 1 to a day. What came before is handled, and replies are written, as far as
+    /// that is possible in this time.
+    pub half_closed_ms: u64,
     /// How a frame's header is laid out.
     pub wire_format: WireFormat,
     /// What becomes of a connection that sends a message without a route.
@@ -277,6 +286,8 @@ impl Default for Settings {
             when_worker_lost: WhenWorkerLost::GoOn,
             notice_ms: 0,
             drain_deadline_ms: 5_000,
+            linger_ms: 3_000,
+            half_closed_ms: 5_000,
             wire_format: WireFormat::LtvLe,
             unrouted: Unrouted::Ignore,
         }
@@ -334,6 +345,8 @@ impl Settings {
             lingering: Arc::new(Semaphore::new(LINGERING)),
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),
+            linger: Duration::from_millis(self.linger_ms),
+            half_closed: Duration::from_millis(self.half_closed_ms),
             patience: Patience {
                 first_message: unless_0(self.first_message_deadline_ms),
                 frame: unless_0(self.frame_deadline_ms),

@@ -47,7 +47,7 @@ use crate::inbound::{Inbound, Parcel};
 use crate::router::{Router, Table};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
-use crate::transport::{Boxed, Plain};
+use crate::transport::{Acknowledged, Boxed, Plain};
 pub use client::TestClient;
 pub use stream::{TestStream, TestWire};
 
@@ -125,7 +125,7 @@ impl TestConnection {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let admission = Admission::new(&settings);
         let manager = ConnManager::with_workers(admission, Arc::clone(&limits), Vec::new());
-        let local = Rc::new(Local::new(Arc::new(hooks), Lives::default()));
+        let local = Rc::new(Local::new(Arc::new(hooks), Lives::default(), Acknowledged::default()));
         let connections = manager.connections();
         let manager = manager.start();
         let nowhere = nowhere();

@@ -54,6 +54,7 @@ pub(crate) mod tls;
 #[cfg(feature = "ws")]
 pub(crate) mod ws;
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -67,10 +68,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::conn::{CloseReason, Conn, HandshakeError, Unsent};
+use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
 pub(crate) use layers::Layers;
-pub(crate) use tcp::TcpOptions;
+pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch};
 
 /// A byte stream of whole frames to a peer.
 ///
@@ -95,16 +96,15 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         false
     }
 
-    /// How many bytes the system has taken so far. `None` if it takes all that is written, at once:
-    /// a transport that answers something else keeps what is written for itself until it is flushed.
-    fn taken(&self) -> Option<u64> {
+    /// What became of the bytes that were written to it. `None` if the socket has all of them at once: a
+    /// transport that returns something else may keep what is written to it until it is flushed.
+    fn passed(&self) -> Option<Passed> {
         None
     }
 
-    /// How much of what was written last it keeps even when it is flushed: bytes that are not a whole
-    /// frame, or that the peer does not take any more.
-    fn begun(&self) -> Unsent {
-        Unsent::default()
+    /// The TCP socket under it, if there is one.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
     }
 
     /// Whether the peer has said that it takes nothing more. What is due to it is lost then, and
@@ -117,6 +117,17 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     fn signs(&mut self) -> Signs {
         Signs::default()
     }
+}
+
+/// How far what was written to a transport has come. Both numbers only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Bytes that the socket took, those of handshakes and headers included: they grow as the peer
+    /// makes progress.
+    pub(crate) to_socket: u64,
+    /// Of the bytes that were written to this transport, those that the socket took in a form that the
+    /// peer can use: of a record or a message that is not complete, none.
+    pub(crate) whole: u64,
 }
 
 /// What a transport knows of its peer beside the bytes that were read.
@@ -240,6 +251,21 @@ impl Stack {
     }
 }
 
+/// How often it is looked whether a peer is gone that nobody reads from.
+#[cfg(feature = "ws")]
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until the peer has reset the connection, in the place of a read that is not due. Cancel safe.
+#[cfg(feature = "ws")]
+pub(crate) async fn gone(transport: &Boxed) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if transport.socket().map(PeerSide::of) == Some(PeerSide::Gone) {
+            return;
+        }
+    }
+}
+
 /// What a peer may still send without the system resetting the connection under the last word to it.
 const READ_AWAY: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
@@ -287,8 +313,12 @@ impl<S> Plain<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
-    fn taken(&self) -> Option<u64> {
-        self.taken
+    fn passed(&self) -> Option<Passed> {
+        self.taken.map(|taken| Passed { to_socket: taken, whole: taken })
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (&self.stream as &dyn Any).downcast_ref()
     }
 }
 

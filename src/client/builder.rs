@@ -26,7 +26,7 @@ use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::router::{IntoReply, Route, Surroundings};
 use crate::settings::Settings;
-use crate::transport::TcpOptions;
+use crate::transport::{Acknowledged, TcpOptions};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const QUEUE: Unsent = Unsent { frames: 64, bytes: 64 * 1024 };
@@ -313,7 +313,7 @@ impl ClientBuilder {
         }));
 
         let lives = Lives::default();
-        let local = Rc::new(Local::new(Arc::new(hooks), lives.clone()));
+        let local = Rc::new(Local::new(Arc::new(hooks), lives.clone(), Acknowledged::default()));
         replies::install(&local.routes, routes, self.others, &shared, &surroundings)?;
         watch(&local, &limits.patience);
         // The rules of admission are for peers that dial.

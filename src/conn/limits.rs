@@ -36,6 +36,10 @@ pub(crate) struct Limits {
     pub(crate) lingering: Arc<Semaphore>,
     pub(crate) write_deadline: Duration,
     pub(crate) drain_deadline: Duration,
+    /// From the end of the output to the peer's end, or its system's acknowledgement.
+    pub(crate) linger: Duration,
+    /// From a peer's end of its output to the end of its connection.
+    pub(crate) half_closed: Duration,
     pub(crate) patience: Patience,
     pub(crate) rates: Rates,
     /// What becomes of a connection that sends a message without a route.

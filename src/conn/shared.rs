@@ -507,6 +507,12 @@ impl Shared {
         self.lock().waker = None;
     }
 
+    /// Has the actor take a turn.
+    pub(crate) fn nudge(&self) {
+        let waker = self.lock().schedule();
+        wake(waker);
+    }
+
     /// Everything is answered: nothing more is accepted.
     pub(crate) fn seal(&self) {
         self.lock().draining = false;

@@ -42,8 +42,8 @@ pub struct Ids;
 ///
 /// It may be awaited in a handler or hook of one of those connections: a connection whose handler
 /// is still at work 50 ms after its socket was closed is removed first, and its `on_conn_stop` runs
-/// when the handler is done. A peer that is in the middle of a talk has three seconds to close its
-/// side, so that it gets what it was sent.
+/// when the handler is done. A connection waits up to `linger_ms` for its peer's system to
+/// acknowledge what was sent.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "usize")]
 pub struct ClearConn;

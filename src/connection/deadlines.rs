@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::deadline::SECOND_LOOK;
+
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -13,6 +15,8 @@ pub(crate) enum Due {
     Write,
     /// The ending is over.
     End,
+    /// The connection of a peer that has closed its side ends.
+    HalfClosed,
     /// The peer closes its side.
     Linger,
     /// The handlers are done.
@@ -21,8 +25,9 @@ pub(crate) enum Due {
     Rate,
 }
 
-const DUES: usize = 5;
-const ALL: [Due; DUES] = [Due::Write, Due::End, Due::Linger, Due::Handlers, Due::Rate];
+const DUES: usize = 6;
+const ALL: [Due; DUES] =
+    [Due::Write, Due::End, Due::HalfClosed, Due::Linger, Due::Handlers, Due::Rate];
 
 /// A connection's deadlines, with one timer for all of them. A connection that is well has none,
 /// and takes no memory for them: ten thousand connections do not mean ten thousand timers.
@@ -34,14 +39,21 @@ struct Armed {
     timer: Pin<Box<Sleep>>,
     /// By `Due`.
     at: [Option<Instant>; DUES],
+    /// By `Due`: it has passed, and the time for a second look runs.
+    passed: [bool; DUES],
 }
 
 impl Deadlines {
     /// Something is due in this time from now.
     pub(crate) fn set(&mut self, due: Due, time: Duration) {
         let at = Instant::now() + time;
-        let new = || Box::new(Armed { timer: Box::pin(sleep_until(at)), at: [None; DUES] });
-        self.0.get_or_insert_with(new).at[due as usize] = Some(at);
+        let new = || {
+            let timer = Box::pin(sleep_until(at));
+            Box::new(Armed { timer, at: [None; DUES], passed: [false; DUES] })
+        };
+        let armed = self.0.get_or_insert_with(new);
+        armed.at[due as usize] = Some(at);
+        armed.passed[due as usize] = false;
     }
 
     /// Something is due no longer.
@@ -56,19 +68,25 @@ impl Deadlines {
         self.0.as_ref().is_some_and(|armed| armed.at[due as usize].is_some())
     }
 
-    /// The next one that has passed; it is due no longer.
+    /// The next one that has passed, also at a second look; it is due no longer.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
         let Some(armed) = &mut self.0 else { return Poll::Pending };
-        let set = ALL.into_iter().filter_map(|due| Some((armed.at[due as usize]?, due)));
-        let Some((at, due)) = set.min_by_key(|&(at, _)| at) else {
-            self.0 = None;
-            return Poll::Pending;
-        };
-        if armed.timer.deadline() != at {
-            armed.timer.as_mut().reset(at);
+        loop {
+            let set = ALL.into_iter().filter_map(|due| Some((armed.at[due as usize]?, due)));
+            let Some((at, due)) = set.min_by_key(|&(at, _)| at) else {
+                self.0 = None;
+                return Poll::Pending;
+            };
+            if armed.timer.deadline() != at {
+                armed.timer.as_mut().reset(at);
+            }
+            ready!(armed.timer.as_mut().poll(cx));
+            // Reading goes on when its time has come, whatever the socket says.
+            if due == Due::Rate || std::mem::replace(&mut armed.passed[due as usize], true) {
+                armed.at[due as usize] = None;
+                return Poll::Ready(due);
+            }
+            armed.at[due as usize] = Some(Instant::now() + SECOND_LOOK);
         }
-        ready!(armed.timer.as_mut().poll(cx));
-        armed.at[due as usize] = None;
-        Poll::Ready(due)
     }
 }

@@ -102,6 +102,16 @@ impl Input {
         self.discarded + self.reader.len()
     }
 
+    /// Whether the next message waits for its rate.
+    pub(crate) fn is_delayed(&self) -> bool {
+        self.delayed
+    }
+
+    /// Counts bytes that were read away after the input's end.
+    pub(crate) fn note_discarded(&mut self, bytes: usize) {
+        self.discarded += bytes;
+    }
+
     /// Forgets what was received.
     fn discard(&mut self, local: &Local) {
         self.discarded += self.reader.len();
@@ -149,8 +159,11 @@ impl Input {
                 Ok(found) => found,
                 Err(progress) => return progress,
             };
-            if self.meter.is_some() && !self.paid && ending.is_none() {
-                match self.pay(id, len, link, local) {
+            // A server that ends handles what it has received. A peer that leaves gets no more than one
+            // that stays.
+            let is_metered = ending.is_none() || link.pulse.is_half_closed();
+            if self.meter.is_some() && !self.paid && is_metered {
+                match self.pay(id, len, ending, link, local) {
                     Pay::Paid => {}
                     Pay::Later(wait) => return Progress::Delayed(wait),
                     Pay::Never => {
@@ -253,10 +266,13 @@ impl Input {
                     link.pulse.hear(local.now());
                     self.fill_meter(link);
                 }
-                Poll::Ready(Ok(0)) => match self.reader.len() {
-                    0 => break CloseReason::PeerClosed,
-                    have => break CloseReason::Protocol(FrameError::Truncated { have }),
-                },
+                Poll::Ready(Ok(0)) => {
+                    link.pulse.half_close();
+                    match self.reader.len() {
+                        0 => break CloseReason::PeerClosed,
+                        have => break CloseReason::Protocol(FrameError::Truncated { have }),
+                    }
+                }
                 Poll::Ready(Err(error)) => break CloseReason::of(error),
             }
         };
@@ -281,7 +297,14 @@ impl Input {
     }
 
     /// Has the peer pay for its next message.
-    fn pay(&mut self, message: MsgId, len: usize, link: &Link, local: &Local) -> Pay {
+    fn pay(
+        &mut self,
+        message: MsgId,
+        len: usize,
+        ending: Option<Ending>,
+        link: &Link,
+        local: &Local,
+    ) -> Pay {
         let conn = &link.conn;
         let rates = &conn.shared().limits.rates;
         let Some(meter) = &mut self.meter else { return Pay::Paid };
@@ -290,7 +313,8 @@ impl Input {
             return Pay::Paid;
         };
         let mut first = || !std::mem::replace(&mut self.told.over_rate, true);
-        match rates.over {
+        let over = if ending.is_some() { OverRate::Drop } else { rates.over };
+        match over {
             OverRate::Delay => {
                 if !std::mem::replace(&mut self.delayed, true) {
                     conn.emit(Event::RateDelayed { conn, excess, first: first() });

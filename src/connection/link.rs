@@ -17,7 +17,7 @@ use crate::conn::{
     Batch, CloseReason, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared, Unsent,
 };
 use crate::router::{Answer, Replies, Reply};
-use crate::transport::{Boxed, Signs};
+use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch};
 use crate::turn::Turn;
 
 /// So many bytes of answers are written before more messages are handled.
@@ -41,19 +41,50 @@ struct Io {
     transport: Option<Boxed>,
     /// The transport may keep what is written for itself until it is flushed.
     keeps: bool,
-    /// What it keeps: still unsent.
-    kept: Unsent,
+    /// What it keeps.
+    kept: Kept,
     /// What the peer would not take any more.
     lost: Unsent,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
 }
 
+/// What a transport was given and the socket has not in a form that the peer can use: still unsent.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Frames that ended in what was given since nothing was kept.
+    frames: usize,
+    bytes: usize,
+    /// The transport's own count of what is not kept any more.
+    whole: u64,
+}
+
+impl Kept {
+    fn give(&mut self, frames: usize, bytes: usize) {
+        self.frames += frames;
+        self.bytes += bytes;
+    }
+
+    /// Counts what the socket has by now as written.
+    fn settle(&mut self, transport: &Boxed, shared: &Shared) {
+        let Some(Passed { whole, .. }) = transport.passed() else { return };
+        let bytes = usize::try_from(whole - self.whole).unwrap_or(usize::MAX).min(self.bytes);
+        self.whole = whole;
+        if bytes == 0 {
+            return;
+        }
+        self.bytes -= bytes;
+        let frames = if self.bytes == 0 { std::mem::take(&mut self.frames) } else { 0 };
+        shared.written(frames, bytes);
+    }
+}
+
 impl Link {
     /// Without a transport, if the connection ends before it begins.
     pub(crate) fn new(conn: Conn, transport: Option<Boxed>) -> Self {
-        let keeps = transport.as_ref().is_some_and(|transport| transport.taken().is_some());
-        let (kept, lost) = (Unsent::default(), Unsent::default());
+        let passed = transport.as_ref().and_then(|transport| transport.passed());
+        let kept = Kept { whole: passed.unwrap_or_default().whole, ..Kept::default() };
+        let (keeps, lost) = (passed.is_some(), Unsent::default());
         let io = Io { transport, keeps, kept, lost, batch: Batch::default() };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
@@ -151,6 +182,21 @@ impl Link {
         Pushed::Accepted
     }
 
+    /// What has become of the peer, as far as the socket knows without being read.
+    pub(crate) fn peer_side(&self) -> PeerSide {
+        // Borrowed only while somebody reads or writes, and learns the same.
+        let Ok(io) = self.io.try_borrow() else { return PeerSide::Open };
+        let socket = io.transport.as_ref().and_then(|transport| transport.socket());
+        socket.map_or(PeerSide::Open, PeerSide::of)
+    }
+
+    /// Watches for the acknowledgement of what was written, if anything was; `None` where that cannot
+    /// be told.
+    pub(crate) fn acknowledgement(&self, of: &Acknowledged) -> Option<Watch> {
+        let io = self.io.borrow();
+        of.watch(io.transport.as_ref()?.socket()?)
+    }
+
     /// How many answers are to be written without having passed the outbox.
     pub(crate) fn direct_frames(&self) -> usize {
         let io = self.io.borrow();
@@ -181,12 +227,12 @@ impl Link {
         }
     }
 
-    /// Reads the peer's last bytes away. Ready when there are no more to come; `heard` is set if
-    /// there were any.
+    /// Reads the peer's last bytes away, and adds their number to `heard`. Ready when there are no more
+    /// to come.
     pub(crate) fn poll_discard(
         &self,
         pool: &ReadPool,
-        heard: &mut bool,
+        heard: &mut usize,
         turn: &mut Turn,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
@@ -195,7 +241,7 @@ impl Link {
             let read = self.poll_fill(&mut last, pool, cx);
             last.recycle(pool);
             match ready!(read) {
-                Ok(1..) => *heard = true,
+                Ok(n @ 1..) => *heard += n,
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }
         }
@@ -248,9 +294,11 @@ impl Io {
         if transport.is_deaf() {
             give_up(lost, batch, shared);
         }
-        let before = transport.taken();
+        let to_socket = |transport: &Boxed| transport.passed().map(|passed| passed.to_socket);
+        let before = to_socket(transport);
         let flushed = poll_flush_kept(transport, kept, batch, shared, cx);
-        *progress |= transport.taken() != before;
+        kept.settle(transport, shared);
+        *progress |= to_socket(transport) != before;
         flushed
     }
 }
@@ -272,7 +320,7 @@ fn give_up(lost: &mut Unsent, batch: &mut Batch, shared: &Shared) {
 /// so it is flushed in between.
 fn poll_flush_kept(
     transport: &mut Boxed,
-    kept: &mut Unsent,
+    kept: &mut Kept,
     batch: &mut Batch,
     shared: &Shared,
     cx: &mut Context<'_>,
@@ -281,24 +329,19 @@ fn poll_flush_kept(
         let is_last = batch.is_empty() && !shared.next_batch(batch);
         if is_last || kept.bytes >= KEPT {
             ready!(Pin::new(&mut **transport).poll_flush(cx))?;
-            let begun = transport.begun();
-            let Unsent { frames, bytes } = std::mem::replace(kept, begun);
-            if bytes > begun.bytes {
-                shared.written(frames.saturating_sub(begun.frames), bytes - begun.bytes);
-            }
+            kept.settle(transport, shared);
         }
         if is_last {
             // All frames were whole.
             let lost = FrameError::Malformed("the framing does not find a frame that it has put");
-            return Poll::Ready(match transport.begun().bytes {
+            return Poll::Ready(match kept.bytes {
                 0 => Ok(()),
                 _ if transport.is_deaf() => Ok(()),
                 _ => Err(io::Error::other(CloseReason::Protocol(lost))),
             });
         }
         let n = ready!(poll_write(transport, batch, cx))?;
-        kept.frames += batch.advance(n);
-        kept.bytes += n;
+        kept.give(batch.advance(n), n);
     }
 }
 

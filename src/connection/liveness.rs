@@ -3,6 +3,7 @@
 //! for each.
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::link::Link;
 use super::local::Local;
 use crate::conn::{CloseReason, Conn, Patience, Shared, Silence};
 use crate::frame::MsgId;
+use crate::transport::PeerSide;
 
 /// How many connections are looked at before the worker's other tasks get their turn.
 const RUN: usize = 256;
@@ -55,6 +57,8 @@ pub(crate) struct Pulse {
     /// The connection waits for its socket, and not for a handler or for room: if nothing comes
     /// now, it is the peer's doing.
     listens: Cell<bool>,
+    /// The peer has closed its side.
+    half_closed: Cell<bool>,
 }
 
 impl Pulse {
@@ -131,6 +135,16 @@ impl Pulse {
         self.listens.set(false);
     }
 
+    /// The peer has closed its side. False if that was known.
+    pub(crate) fn half_close(&self) -> bool {
+        !self.half_closed.replace(true)
+    }
+
+    /// Whether the peer has closed its side.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.half_closed.get()
+    }
+
     fn verdict(&self, now: u32, limits: &InTicks, shared: &Shared) -> Option<CloseReason> {
         let over = |since: &Cell<u32>, limit: Option<u32>| {
             limit.is_some_and(|limit| is_over(now, since, limit))
@@ -167,9 +181,25 @@ impl Pulse {
     }
 }
 
-/// Ticks are counted when they begin, so that one more must have begun for `limit` to be over.
+/// Ticks are counted when they begin, so that one more must have begun for `limit` to be over. And one
+/// more, since a tick is as long as the process was frozen, and comes before the event loop has looked
+/// at the sockets again.
 fn is_over(now: u32, since: &Cell<u32>, limit: u32) -> bool {
-    now.wrapping_sub(since.get()) > limit
+    now.wrapping_sub(since.get()) > limit.saturating_add(1)
+}
+
+/// Sees what became of a peer that nobody reads from now: its connection waits for a handler, for room,
+/// for its rate, or for its own end. Whoever reads learns it from the read.
+fn look_at_peer(link: &Link) {
+    if link.pulse.listens.get() {
+        return;
+    }
+    match link.peer_side() {
+        PeerSide::Open => {}
+        PeerSide::Gone => link.conn.close(CloseReason::Io(io::ErrorKind::ConnectionReset)),
+        PeerSide::HalfClosed if link.pulse.half_close() => link.conn.shared().nudge(),
+        PeerSide::HalfClosed => {}
+    }
 }
 
 /// The time that peers have, in ticks.
@@ -184,11 +214,11 @@ struct InTicks {
     heartbeat: Option<(u32, u32)>,
 }
 
-fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> Option<(Duration, InTicks)> {
+fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> (Duration, InTicks) {
     let Patience { first_message, frame, idle, write_idle, handler } = *patience;
     let interval = heartbeat.map(|heartbeat| heartbeat.interval);
     let all = [first_message, frame, idle, write_idle, handler, interval];
-    let shortest = all.into_iter().flatten().min()?;
+    let shortest = all.into_iter().flatten().min().unwrap_or(Duration::MAX);
     let tick = (shortest / TICKS).clamp(SHORTEST_TICK, LONGEST_TICK);
     let ticks = |time: Duration| {
         let ticks = time.as_nanos().div_ceil(tick.as_nanos());
@@ -202,13 +232,13 @@ fn in_ticks(patience: &Patience, heartbeat: Option<&Heartbeat>) -> Option<(Durat
         handler: handler.map(ticks),
         heartbeat: heartbeat.map(|beat| (ticks(beat.interval), ticks(beat.alive_within))),
     };
-    Some((tick, in_ticks))
+    (tick, in_ticks)
 }
 
-/// Ends the connections of this thread for which `patience` is at its end, and sends heartbeats, from
-/// now on and for as long as there is a `local`.
+/// Ends the connections of this thread for which `patience` is at its end or whose peer is gone, and
+/// sends heartbeats, from now on and for as long as there is a `local`.
 pub(crate) fn watch(local: &Rc<Local>, patience: &Patience) {
-    let Some((tick, limits)) = in_ticks(patience, local.hooks.heartbeat.as_ref()) else { return };
+    let (tick, limits) = in_ticks(patience, local.hooks.heartbeat.as_ref());
     let local = Rc::downgrade(local);
     actix_rt::spawn(async move {
         let mut clock = interval_at(Instant::now() + tick, tick);
@@ -227,6 +257,7 @@ async fn look(local: &Local, now: u32, limits: &InTicks) {
     while let Some(key) = from {
         let (links, next) = local.some_links(key, RUN);
         for link in links {
+            look_at_peer(&link);
             if let Some(why) = link.pulse.verdict(now, limits, link.conn.shared()) {
                 link.conn.close(why);
             } else if let Some(heartbeat) = &local.hooks.heartbeat

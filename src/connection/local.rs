@@ -14,6 +14,7 @@ use super::lives::Lives;
 use super::reader::ReadPool;
 use crate::frame::MsgId;
 use crate::router::LocalTable;
+use crate::transport::Acknowledged;
 
 /// Buffers above this size are not kept for the next connection.
 const KEPT_BUFFER: usize = 64 * 1024;
@@ -27,6 +28,8 @@ pub(crate) struct Local {
     write_pool: RefCell<Vec<BytesMut>>,
     links: RefCell<Slab<Rc<Link>>>,
     pub(crate) lives: Lives,
+    /// Shared by the workers of a server.
+    pub(crate) acknowledged: Acknowledged,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
     /// What finer times are counted from.
@@ -34,7 +37,7 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(hooks: Arc<Hooks>, lives: Lives) -> Self {
+    pub(crate) fn new(hooks: Arc<Hooks>, lives: Lives, acknowledged: Acknowledged) -> Self {
         Self {
             routes: LocalTable::default(),
             hooks,
@@ -42,6 +45,7 @@ impl Local {
             write_pool: RefCell::default(),
             links: RefCell::default(),
             lives,
+            acknowledged,
             now: Cell::new(0),
             began: Instant::now(),
         }

@@ -60,6 +60,9 @@ counters! {
         bytes_cut,
         /// Bytes received that a connection's end left without a handler.
         bytes_unhandled,
+        /// Connections that ended while the system still held bytes that their peers' systems had not
+        /// acknowledged, beside what was unsent.
+        unconfirmed,
         /// Frames that were dropped in place of the ones sent after them:
         /// [`Overflow::DropOldest`].
         oldest_dropped,
@@ -222,7 +225,8 @@ impl Counters {
                 self.endings.of(why).fetch_add(1, Relaxed);
                 (&self.ended, 1)
             }
-            Event::Closed { unsent, unhandled, .. } => {
+            Event::Closed { unsent, unhandled, unconfirmed, .. } => {
+                self.unconfirmed.fetch_add(u64::from(*unconfirmed), Relaxed);
                 self.bytes_cut.fetch_add(unsent.bytes as u64, Relaxed);
                 self.bytes_unhandled.fetch_add(*unhandled as u64, Relaxed);
                 (&self.frames_cut, unsent.frames as u64)

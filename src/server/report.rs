@@ -23,6 +23,9 @@ pub struct StopReport {
     pub bytes_cut: u64,
     /// Bytes received and left without a handler, since the stop began.
     pub bytes_unhandled: u64,
+    /// Connections that ended since the stop began while the system still held bytes that their peers'
+    /// systems had not acknowledged.
+    pub unconfirmed: u64,
     /// Workers whose thread a handler blocks; they are left behind.
     pub workers_stuck: usize,
     /// How long it took, notice included.
@@ -44,6 +47,7 @@ impl StopReport {
             frames_cut: after.frames_cut - before.frames_cut,
             bytes_cut: after.bytes_cut - before.bytes_cut,
             bytes_unhandled: after.bytes_unhandled - before.bytes_unhandled,
+            unconfirmed: after.unconfirmed - before.unconfirmed,
             ..self
         }
     }
@@ -61,8 +65,8 @@ impl fmt::Display for StopReport {
             f,
             ", {cut} of them cut short, {messages_unfinished} messages unfinished, \
              {frames_cut} frames ({bytes_cut} bytes) unsent, {bytes_unhandled} bytes unhandled, \
-             {} workers stuck",
-            self.workers_stuck
+             {} connections unconfirmed, {} workers stuck",
+            self.unconfirmed, self.workers_stuck
         )
     }
 }

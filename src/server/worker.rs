@@ -22,7 +22,7 @@ use crate::connection::{Connection, Hooks, Lives, Local, shake_hands, watch};
 use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
-use crate::transport::{Boxed, Plain, Stack, TcpOptions};
+use crate::transport::{Acknowledged, Boxed, Plain, Stack, TcpOptions};
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
@@ -182,15 +182,16 @@ impl Workers {
     ) -> Self {
         let (tell, lost) = mpsc::unbounded_channel();
         let (tcp, lives) = (TcpOptions::new(settings), Lives::default());
+        let acknowledged = Acknowledged::default();
         let seat = |index| {
             let arbiter = Arbiter::new();
             let (hooks, limits) = (Arc::clone(hooks), Arc::clone(limits));
             let (surroundings, tell) = (surroundings.clone(), tell.clone());
-            let lives = lives.clone();
+            let (lives, acknowledged) = (lives.clone(), acknowledged.clone());
             let vitals = Vitals::default();
             let watched = vitals.watched();
             let addr = Worker::start_in_arbiter(&arbiter.handle(), move |_| {
-                let local = Rc::new(Local::new(hooks, lives));
+                let local = Rc::new(Local::new(hooks, lives, acknowledged));
                 watch(&local, &limits.patience);
                 if let Some(deadline) = limits.patience.handler {
                     vitals.show(deadline);

@@ -28,7 +28,7 @@ impl Settings {
         let has_ws = first(Scheme::has_ws).is_some();
         let query = self.listen.iter().find(|endpoint| endpoint.path.contains('?'));
         let tls_files = [&self.tls_cert, &self.tls_key, &self.tls_client_ca];
-        let checks: [(&'static str, bool, String); 29] = [
+        let checks: [(&'static str, bool, String); 30] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -55,6 +55,11 @@ impl Settings {
             (
                 "write_deadline_ms",
                 (1..=MAX_DEADLINE_MS).contains(&self.write_deadline_ms),
+                format!("must be from 1 to {MAX_DEADLINE_MS}"),
+            ),
+            (
+                "half_closed_ms",
+                (1..=MAX_DEADLINE_MS).contains(&self.half_closed_ms),
                 format!("must be from 1 to {MAX_DEADLINE_MS}"),
             ),
             (
@@ -153,6 +158,7 @@ impl Settings {
             ("tcp_user_timeout_ms", u64::from(self.tcp_user_timeout_ms)),
             ("notice_ms", self.notice_ms),
             ("drain_deadline_ms", self.drain_deadline_ms),
+            ("linger_ms", self.linger_ms),
         ];
         let must = format!("must be at most {MAX_DEADLINE_MS}");
         let deadlines = deadlines.map(|(key, ms)| (key, ms <= MAX_DEADLINE_MS, must.clone()));

@@ -69,15 +69,31 @@ impl TestStream {
         roots: Option<&Path>,
         codec: &FrameCodec,
     ) -> Result<Self, HandshakeError> {
-        within(Self::dial(endpoint, roots, codec)).await
+        let socket = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
+        Self::over(within(socket).await?, endpoint, roots, codec).await
     }
 
-    async fn dial(
+    /// As [`connect_passive`](Self::connect_passive), over a socket that is connected already: one with
+    /// options of its own.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`connect`](Self::connect).
+    pub async fn over(
+        socket: TcpStream,
         endpoint: &Endpoint,
         roots: Option<&Path>,
         codec: &FrameCodec,
     ) -> Result<Self, HandshakeError> {
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        within(Self::shake_hands(socket, endpoint, roots, codec)).await
+    }
+
+    async fn shake_hands(
+        stream: TcpStream,
+        endpoint: &Endpoint,
+        roots: Option<&Path>,
+        codec: &FrameCodec,
+    ) -> Result<Self, HandshakeError> {
         let stream = stream.into_std()?;
         let socket = TcpStream::from_std(stream.try_clone()?)?;
         let below: Boxed = Box::new(Plain::new(TcpStream::from_std(stream)?));

@@ -1,11 +1,81 @@
-//! What is asked of the system for sockets.
+//! What is asked of the system for sockets: their options, and what became of their peers.
+
+#[cfg(target_os = "linux")]
+mod acknowledged;
 
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use crate::settings::Settings;
+#[cfg(target_os = "linux")]
+pub(crate) use acknowledged::{Acknowledged, Watch};
+
+/// What a socket knows of its peer without being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerSide {
+    /// Both directions are open.
+    Open,
+    /// The peer sends nothing more, and may read.
+    HalfClosed,
+    /// The connection was reset.
+    Gone,
+}
+
+impl PeerSide {
+    /// What the event loop has last heard of the socket. It does not wait, and takes nothing away that
+    /// a reader or writer waits for.
+    pub(crate) fn of(socket: &TcpStream) -> Self {
+        let ready = pin!(socket.ready(Interest::READABLE | Interest::WRITABLE | Interest::ERROR));
+        match ready.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) if ready.is_error() || ready.is_write_closed() => Self::Gone,
+            Poll::Ready(Ok(ready)) if ready.is_read_closed() => Self::HalfClosed,
+            // An event loop that ends says nothing of the peer.
+            Poll::Ready(_) | Poll::Pending => Self::Open,
+        }
+    }
+}
+
+/// Other systems do not say what a peer has acknowledged.
+#[cfg(not(target_os = "linux"))]
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Acknowledged;
+
+/// There is none.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug)]
+pub(crate) enum Watch {}
+
+#[cfg(not(target_os = "linux"))]
+impl Acknowledged {
+    #[expect(clippy::unused_self, reason = "Linux uses it")]
+    pub(crate) fn watch(&self, _: &TcpStream) -> Option<Watch> {
+        None
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Watch {
+    pub(crate) fn poll(&self, _: &mut Context<'_>) -> Poll<()> {
+        match *self {}
+    }
+}
+
+/// `TCP_NOTSENT_LOWAT`: how many bytes the system queues for a socket before it has sent them.
+///
+/// By default Linux queues megabytes and reports a socket as writable only when a third of its send
+/// buffer is free, so a peer that reads all the time looks like one that reads nothing. With a small
+/// value, a socket that takes bytes has a peer whose system made room for all but these. A write may
+/// still fill up the last segment, of up to 64 KiB.
+///
+/// Measured on loopback: 4 KiB shows progress no sooner than 16 KiB, 64 KiB up to twice as late.
+#[cfg(target_os = "linux")]
+const UNSENT_IN_SYSTEM: u32 = 16 * 1024;
 
 /// The options of sockets, those of peers and those to servers.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +98,8 @@ impl TcpOptions {
         let socket = socket.into();
         // Frames are written whole, so waiting for more to send would only add delay.
         socket.set_tcp_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(UNSENT_IN_SYSTEM)?;
         if let Some(time) = self.keepalive {
             let least = Duration::from_secs(1);
             let keepalive = TcpKeepalive::new().with_time(time.max(least));
@@ -59,6 +131,7 @@ mod tests {
         let socket = SockRef::from(&stream);
         TcpOptions::new(&Settings::default()).apply(&stream).unwrap();
         assert!(stream.nodelay().unwrap() && !socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_IN_SYSTEM);
 
         let settings = Settings {
             tcp_keepalive_ms: 60_000,

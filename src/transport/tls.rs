@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -18,7 +19,7 @@ use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Boxed, Failed, Layer, Local, Refused, Signs, Transport};
+use super::{Boxed, Failed, Layer, Local, Passed, Refused, Signs, Transport};
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
@@ -118,7 +119,7 @@ impl ServerTls {
     async fn encrypt(&self, below: Boxed) -> Result<Encrypted, HandshakeError> {
         let mut stream = self.acceptor().accept(Records::new(below)).await.map_err(failed)?;
         stream.get_mut().1.set_buffer_limit(Some(KEPT));
-        Ok(Encrypted(stream.into()))
+        Ok(Encrypted::new(stream.into()))
     }
 }
 
@@ -201,7 +202,7 @@ impl Layer for ServerTls {
     fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
-            if let Some(shown) = encrypted.0.get_ref().1.peer_certificates() {
+            if let Some(shown) = encrypted.stream.get_ref().1.peer_certificates() {
                 let shown = shown.iter().map(|shown| shown.clone().into_owned()).collect();
                 conn.set_property(PeerCertificates(shown));
             }
@@ -234,7 +235,7 @@ pub(crate) async fn connect(
     let connector = TlsConnector::from(Arc::clone(config));
     let mut stream = connector.connect(name, Records::new(below)).await.map_err(failed)?;
     stream.get_mut().1.set_buffer_limit(Some(KEPT));
-    Ok(Box::new(Encrypted(stream.into())))
+    Ok(Box::new(Encrypted::new(stream.into())))
 }
 
 fn failed(error: io::Error) -> HandshakeError {
@@ -276,16 +277,50 @@ fn is_about_certificates(error: &RustlsError) -> bool {
     }
 }
 
+/// The most plaintext that a record has, RFC 8446, 5.1.
+const RECORD: usize = 16 * 1024;
+
 /// A transport in TLS.
-struct Encrypted(TlsStream<Records>);
+///
+/// What is written makes one record at a time, and no other before the socket has all of it. So what
+/// the peer cannot use of what was written is known to the byte: the record that is not complete.
+struct Encrypted {
+    stream: TlsStream<Records>,
+    /// Bytes that were written.
+    given: u64,
+    /// Bytes in records that the socket has.
+    whole: u64,
+}
+
+impl Encrypted {
+    fn new(stream: TlsStream<Records>) -> Self {
+        Self { stream, given: 0, whole: 0 }
+    }
+
+    /// Whether the socket has all records.
+    fn is_flushed(&self) -> bool {
+        !self.stream.get_ref().1.wants_write()
+    }
+
+    fn note_flushed(&mut self) {
+        if self.is_flushed() {
+            self.whole = self.given;
+        }
+    }
+}
 
 impl Transport for Encrypted {
-    fn taken(&self) -> Option<u64> {
-        self.0.get_ref().0.below.taken()
+    fn passed(&self) -> Option<Passed> {
+        let below = self.stream.get_ref().0.below.passed()?;
+        Some(Passed { whole: self.whole, ..below })
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.get_ref().0.below.socket()
     }
 
     fn signs(&mut self) -> Signs {
-        let records = self.0.get_mut().0;
+        let records = self.stream.get_mut().0;
         Signs { alive: std::mem::take(&mut records.come), part: records.part() }
     }
 }
@@ -296,7 +331,7 @@ impl AsyncRead for Encrypted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.0).poll_read(cx, buf) {
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
             // A peer that closed its side without TLS's word for it. Whether a frame was cut is seen in
             // the frames, as on a bare socket.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -311,4 +346,31 @@ impl AsyncRead for Encrypted {
     }
 }
 
-writes_through!(Encrypted, 0);
+impl AsyncWrite for Encrypted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.is_flushed() {
+            ready!(self.as_mut().poll_flush(cx))?;
+        }
+        let record = &buf[..buf.len().min(RECORD)];
+        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, record))?;
+        self.given += n as u64;
+        self.note_flushed();
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note_flushed();
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.note_flushed();
+        shut
+    }
+}

@@ -10,11 +10,12 @@ mod wire;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::{Boxed, Failed, Layer, Local, Refused};
+use super::{Boxed, Failed, Layer, Local, Refused, gone};
 use crate::codec::FrameCodec;
-use crate::conn::Conn;
+use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 pub(crate) use connect::{connect, request};
+use marks::Marks;
 use messages::Messages;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
@@ -45,14 +46,19 @@ impl Layer for ServerWs {
         Box::pin(async move {
             let (head, rest) = upgrade::read_head(&mut below).await?;
             let answer = match head {
-                Ok(head) => self.rules.answer(&self.path, head, conn).await,
+                // The application may take long, and nobody reads meanwhile.
+                Ok(head) => tokio::select! {
+                    biased;
+                    answer = self.rules.answer(&self.path, head, conn) => answer,
+                    () = gone(&below) => return Err(HandshakeError::PeerClosed.into()),
+                },
                 Err(rejected) => Err(rejected),
             };
             match answer {
                 Ok(response) => {
                     upgrade::send(&mut below, &response, "").await?;
-                    let wire =
-                        Wire::new(below, marks::Marks::after(&rest), self.codec.largest_frame());
+                    let (come, sent) = (Marks::after(&rest), Marks::default());
+                    let wire = Wire::new(below, come, sent, self.codec.largest_frame());
                     let config = Some(config(&self.codec));
                     let stream = WebSocketStream::from_partially_read(
                         wire,

@@ -204,6 +204,8 @@ fn g17_every_setting_can_be_changed_by_the_environment() {
         ("listen", "tcp://127.0.0.1:1, tcp://[::1]:2"),
         ("handshake_deadline_ms", "27"),
         ("tls_client_cert", "optional"),
+        ("linger_ms", "28"),
+        ("half_closed_ms", "29"),
     ];
     // Places can be reserved only where no dial waits.
     let other = [("reserved_conn", "1"), ("reserved_for", "127.0.0.1")];

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use zinxide::testing::{TestStream, TestWire, within};
 use zinxide::{
     CloseReason, Endpoint, FrameCodec, FrameError, HandshakeError, MsgId, Scheme, Settings,
@@ -80,6 +81,17 @@ pub(crate) async fn connect_passive(addr: SocketAddr) -> TestClient {
     TestClient::on(dialled.unwrap_or_else(|error| panic!("cannot connect: {error}")), codec())
 }
 
+/// As [`connect_passive`], with a receive buffer of about so many bytes: its system acknowledges no more
+/// than that before the client reads.
+pub(crate) async fn connect_narrow(addr: SocketAddr, bytes: u32) -> TestClient {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Before it is connected, since a window that was announced is not taken back.
+    socket.set_recv_buffer_size(bytes).unwrap();
+    let socket = within(socket.connect(addr)).await.unwrap();
+    let stream = TestStream::over(socket, &endpoint(addr), Some(&CERTIFICATE), &codec()).await;
+    TestClient::on(stream.unwrap_or_else(|error| panic!("cannot connect: {error}")), codec())
+}
+
 /// A dial that the server closes. If there is a handshake, it fails, and over WebSocket the peer is told
 /// why.
 pub(crate) async fn assert_refused(addr: SocketAddr) {
@@ -119,12 +131,6 @@ pub(crate) async fn half_close(client: &mut TestClient) {
 pub(crate) async fn leave(mut client: TestClient) {
     half_close(&mut client).await;
     while client.recv().await.is_some() {}
-}
-
-/// How many bytes the frames have of which a transport may keep a part, and which count as unsent
-/// meanwhile.
-pub(crate) fn kept_at_most() -> usize {
-    if SCHEME == Scheme::Tcp { 0 } else { 192 * 1024 }
 }
 
 /// What stands before a frame of `len` bytes: nothing in a stream of frames, and the header of its

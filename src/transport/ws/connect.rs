@@ -28,7 +28,7 @@ pub(crate) async fn connect(
     below: Boxed,
 ) -> Result<(Boxed, Option<Subprotocol>), HandshakeError> {
     let request = request(endpoint, headers, subprotocols).map_err(HandshakeError::WebSocket)?;
-    let wire = Wire::new(below, Marks::with_head(), codec.largest_frame());
+    let wire = Wire::new(below, Marks::with_head(), Marks::with_head(), codec.largest_frame());
     match client_async_with_config(request, wire, Some(config(codec))).await {
         Ok((stream, response)) => {
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);

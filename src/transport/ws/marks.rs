@@ -26,6 +26,10 @@ pub(super) struct Marks {
     closed: bool,
     /// How many bytes of the message that is not complete have come.
     bytes: usize,
+    /// Payload bytes of the message that is not complete, as far as headers announced them.
+    announced: u64,
+    /// Payload bytes of all messages that are complete.
+    whole: u64,
 }
 
 impl Marks {
@@ -49,6 +53,11 @@ impl Marks {
     /// How many bytes have come of a message that is not complete; 0 between messages.
     pub(super) fn part(&self) -> usize {
         self.bytes
+    }
+
+    /// Payload bytes of all messages that are complete.
+    pub(super) fn whole(&self) -> u64 {
+        self.whole
     }
 
     /// Whether the peer has sent a close frame.
@@ -104,18 +113,29 @@ impl Marks {
             n => self.header[2..2 + n].iter().fold(0, |len, &byte| len << 8 | u64::from(byte)),
         };
         self.have = 0;
+        if self.is_data() {
+            self.announced = self.announced.saturating_add(self.payload);
+        }
         self.end_of_frame();
+    }
+
+    /// Whether the frame whose header came last is part of a message. Control frames may stand between
+    /// those of one.
+    fn is_data(&self) -> bool {
+        self.header[0] & 0x08 == 0
     }
 
     fn end_of_frame(&mut self) {
         if self.payload > 0 {
             return;
         }
-        let (is_last, is_data) = (self.header[0] & 0x80 != 0, self.header[0] & 0x08 == 0);
+        let is_last = self.header[0] & 0x80 != 0;
         self.closed |= self.header[0] & 0x0f == CLOSE;
-        // Control frames may stand between those of a message.
-        if is_data {
+        if self.is_data() {
             self.open = !is_last;
+            if is_last {
+                self.whole += std::mem::take(&mut self.announced);
+            }
         }
         if !self.open {
             self.bytes = 0;
@@ -142,6 +162,18 @@ mod tests {
                 assert_eq!(marks.part(), 0, "{cut} of {}", message.len());
             }
         }
+    }
+
+    #[test]
+    fn payloads_are_whole_when_the_last_fragment_of_their_message_is() {
+        let mut marks = Marks::after(MASKED);
+        assert_eq!(marks.whole(), 3);
+        marks.follow(&[0x02, 0x02, 7, 7]);
+        marks.follow(PING);
+        marks.follow(&[0x80, 0x01]);
+        assert_eq!(marks.whole(), 3);
+        marks.follow(&[7]);
+        assert_eq!(marks.whole(), 6);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -17,8 +18,8 @@ use super::code::{close_frame, reason_of, reason_of_error};
 use super::wire::Wire;
 use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
-use crate::conn::{CloseReason, Unsent};
-use crate::transport::{Signs, Transport};
+use crate::conn::CloseReason;
+use crate::transport::{Passed, Signs, Transport};
 
 /// So many messages are taken before others get their turn, most of which may be pings.
 const RUN: usize = 128;
@@ -208,26 +209,16 @@ impl Transport for Messages {
         true
     }
 
-    fn taken(&self) -> Option<u64> {
-        self.stream.get_ref().below.taken()
+    fn passed(&self) -> Option<Passed> {
+        self.stream.get_ref().passed()
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream.get_ref().below.socket()
     }
 
     fn is_deaf(&self) -> bool {
         self.deaf
-    }
-
-    fn begun(&self) -> Unsent {
-        let bytes = self.outgoing.len() + self.fragments.len();
-        let mut frames = usize::from(!self.fragments.is_empty());
-        if self.deaf {
-            // Else there is no whole frame among it.
-            let mut rest = &self.outgoing[..];
-            while let Ok(Some(Found { len, .. })) = self.out_codec.find(rest) {
-                rest = &rest[len..];
-                frames += 1;
-            }
-        }
-        Unsent { frames, bytes }
     }
 
     fn signs(&mut self) -> Signs {

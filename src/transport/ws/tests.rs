@@ -24,7 +24,7 @@ async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection
     let settings = Settings { idle_deadline_ms: 1000, ..settings() };
     let codec = FrameCodec::new(settings.wire_format, settings.max_packet_size);
     let below = Box::new(Plain::counted(stream));
-    let wire = Wire::new(below, Marks::default(), codec.largest_frame());
+    let wire = Wire::new(below, Marks::default(), Marks::default(), codec.largest_frame());
     let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config(&codec))).await;
     let (tell, ends) = unbounded_channel();
     let server = Server::new(settings)

@@ -4,12 +4,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::marks::{MAX_HEADER, Marks};
 use crate::codec::FrameError;
 use crate::conn::CloseReason;
-use crate::transport::Boxed;
+use crate::transport::{Boxed, Passed};
 
 /// A transport for the WebSocket library, which is not told of the end of the input after the
 /// handshake: it would end the output as well, and answers may be due.
@@ -28,6 +28,36 @@ pub(super) struct Wire {
     largest: usize,
     /// Reads since the turn began.
     reads: u32,
+    sent: Sent,
+}
+
+/// What of the messages to the peer the socket has.
+struct Sent {
+    /// Where the output is, as the transport below was given it.
+    marks: Marks,
+    /// How many bytes that was given.
+    given: u64,
+    /// How much of that it had when this began.
+    from: u64,
+    /// Payload bytes of the messages that the socket has whole.
+    whole: u64,
+}
+
+impl Sent {
+    fn new(below: &Boxed, marks: Marks) -> Self {
+        Self { marks, given: 0, from: whole_of(below), whole: 0 }
+    }
+
+    /// What the transport below keeps is at most a record, and none of that counts.
+    fn settle(&mut self, below: &Boxed) {
+        if whole_of(below) - self.from >= self.given {
+            self.whole = self.marks.whole();
+        }
+    }
+}
+
+fn whole_of(below: &Boxed) -> u64 {
+    below.passed().map_or(u64::MAX, |passed| passed.whole)
 }
 
 /// So many reads are a turn.
@@ -37,8 +67,16 @@ const TURN: u32 = 16;
 const FRAGMENTED: usize = 8;
 
 impl Wire {
-    pub(super) fn new(below: Boxed, marks: Marks, largest: usize) -> Self {
-        Self { below, marks, ended: false, come: false, rest: false, largest, reads: 0 }
+    /// `marks` says where the input is, `sent` where the output is.
+    pub(super) fn new(below: Boxed, marks: Marks, sent: Marks, largest: usize) -> Self {
+        let sent = Sent::new(&below, sent);
+        Self { below, marks, ended: false, come: false, rest: false, largest, reads: 0, sent }
+    }
+
+    /// How far messages have come: payload bytes that the socket has in whole messages.
+    pub(super) fn passed(&self) -> Option<Passed> {
+        let below = self.below.passed()?;
+        Some(Passed { whole: self.sent.whole, ..below })
     }
 
     pub(super) fn begin_turn(&mut self) {
@@ -86,4 +124,31 @@ impl AsyncRead for Wire {
     }
 }
 
-writes_through!(Wire, below);
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { below, sent, .. } = &mut *self;
+        let written = Pin::new(&mut *below).poll_write(cx, buf);
+        // What was given before this may be whole now, even if nothing more is taken.
+        sent.settle(below);
+        let n = ready!(written)?;
+        sent.marks.follow(&buf[..n]);
+        sent.given += n as u64;
+        sent.settle(below);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { below, sent, .. } = &mut *self;
+        let flushed = Pin::new(&mut *below).poll_flush(cx);
+        sent.settle(below);
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.below).poll_shutdown(cx)
+    }
+}
