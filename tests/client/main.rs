@@ -5,6 +5,7 @@
 
 mod closing;
 mod connecting;
+mod goodbye;
 mod offline;
 mod reconnecting;
 mod requests;

@@ -19,6 +19,7 @@ mod g14_accept_errors;
 mod g15_handles_outlive;
 mod g16_ids;
 mod g18_routes;
+mod g20_goodbye;
 mod support;
 mod support_flow;
 mod transport;

@@ -23,6 +23,7 @@ mod g15_handles_outlive;
 mod g16_ids;
 mod g17_settings;
 mod g18_routes;
+mod g20_goodbye;
 #[cfg(unix)]
 mod processes;
 mod support;
