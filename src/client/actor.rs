@@ -93,7 +93,7 @@ impl Drop for ClientActor {
 
 /// What became of an attempt to be connected.
 enum Lost {
-    /// There was no connection.
+    /// There was no connection, or none that the server said anything on.
     Failed(ConnectError),
     /// The connection ended.
     Ended(CloseReason),
@@ -198,6 +198,8 @@ impl Life {
             Lost::Failed(ConnectError::Ended(why))
         } else if shared.is_final() {
             Lost::Final(why)
+        } else if why.is_of_peer() && !shared.was_heard() {
+            Lost::Failed(ConnectError::ClosedBeforeFirstByte(why))
         } else {
             Lost::Ended(why)
         };

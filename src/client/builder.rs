@@ -250,6 +250,15 @@ impl ClientBuilder {
     /// Starts the client. Done when it is connected for the first time: `on_conn_start` has run, and
     /// messages go to their routes.
     ///
+    /// Over `tcp://` that means that the server's *system* has taken the connection. A server that is full,
+    /// or does not want this client, closes it after that, and `connect` does not wait for it: in some
+    /// protocols the client speaks first. The client learns of it as of a failed attempt (if the
+    /// server closes before it has sent a byte: [`ConnectError::ClosedBeforeFirstByte`], in
+    /// [`Outage::Failed`] and [`Event::ConnectFailed`]), or of a connection that ended, and
+    /// tries again. A program that must know that it is admitted waits for the server's first message. Over
+    /// `tls://`, `ws://` and `wss://` a handshake with the server comes first, so that a refusal is an
+    /// error of `connect`.
+    ///
     /// # Errors
     ///
     /// [`ConnectError`], also if the first dial fails: dialling again is for connections that are lost.

@@ -246,6 +246,14 @@ impl CloseReason {
         }
     }
 
+    /// Whether the peer, or the way to it, ended the connection.
+    pub(crate) fn is_of_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::PeerClosed | Self::PeerClosedWith { .. } | Self::PeerClosedFinally | Self::Io(_)
+        )
+    }
+
     pub(crate) fn ending(&self) -> Ending {
         match self {
             Self::PeerClosed

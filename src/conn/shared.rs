@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     attached: AtomicBool,
     /// Frames of this connection were dropped.
     dropped: AtomicBool,
+    /// The peer has sent something: bytes of frames.
+    heard: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -151,6 +153,7 @@ impl Shared {
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -382,6 +385,11 @@ impl Shared {
         self.lock().is_final
     }
 
+    /// Whether the peer has sent anything: bytes of frames.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.is_ending() && !self.lock().accepts()
     }
@@ -507,6 +515,12 @@ impl Shared {
         let taken = state.outbox.take(batch, self.limits.half_outbox());
         self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
         taken
+    }
+
+    /// The peer has sent something.
+    #[inline]
+    pub(crate) fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
     }
 
     /// The writer could not write `bytes` of what there is.

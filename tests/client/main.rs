@@ -10,3 +10,4 @@ mod offline;
 mod reconnecting;
 mod requests;
 mod support;
+mod unheard;
