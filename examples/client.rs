@@ -1,13 +1,19 @@
 //! The client of Zinx V0.9: sends message 0 once a second and prints what comes back. It survives a
 //! restart of the server.
 
-#![allow(clippy::print_stdout)] // a program for a terminal
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a program for a terminal
 
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use clap::Parser;
-use zinxide::client::Client;
-use zinxide::{Endpoint, Event, Inbound, Route};
+use zinxide::client::{Client, ClientState};
+use zinxide::{Conn, Endpoint, Event, Inbound, Route};
+
+/// The message in which the example `server` says why it refuses a connection.
+const REFUSED: u32 = 3;
 
 #[derive(Parser)]
 struct Options {
@@ -48,9 +54,26 @@ fn tls(options: &Options) -> Result<Option<zinxide::client::Tls>, String> {
     Ok(Some(tls))
 }
 
-#[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let options = Options::parse();
+/// The last connection on which the server has said something other than that it refuses it: before
+/// that, it may have been its system alone that took the connection.
+#[derive(Clone, Default)]
+struct Admitted(Arc<AtomicU64>);
+
+impl Admitted {
+    /// A message has come.
+    fn note(&self, conn: &Conn) {
+        let before = self.0.swap(conn.id(), Relaxed);
+        if before != 0 && before != conn.id() {
+            println!("==> Connected again");
+        }
+    }
+
+    fn was(&self, conn: &Conn) -> bool {
+        self.0.load(Relaxed) == conn.id()
+    }
+}
+
+async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     println!("Client Test ... start");
     // With a bound: a server that sends more than is printed has to wait.
     let (received, mut messages) = tokio::sync::mpsc::channel(64);
@@ -60,16 +83,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(tls) => client.tls(tls),
         None => client,
     };
+    let admitted = Admitted::default();
+    let admitted_before = admitted.clone();
     let client = client
+        .route_fn(REFUSED, async |msg: Inbound| {
+            println!("==> Refused: {}", String::from_utf8_lossy(msg.payload()).escape_debug());
+        })
         .route_others(Route::function(async move |mut msg: Inbound| {
+            admitted.note(msg.conn());
             let _ = received.send((msg.id(), msg.take_payload())).await;
         }))
-        .on_conn_start(|conn| {
-            if conn.id() > 1 {
-                println!("==> Connected again");
+        .on_conn_stop(move |conn, why| {
+            if admitted_before.was(conn) {
+                println!("==> Disconnected: {why}");
             }
         })
-        .on_conn_stop(|_, why| println!("==> Disconnected: {why}"))
         .on_event(|event| {
             if let Event::ConnectFailed { .. } = event {
                 println!("==> {event}");
@@ -90,7 +118,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
             message = messages.recv() => {
-                let (id, payload) = message.ok_or("the client is closed")?;
+                let Some((id, payload)) = message else { return Err(ended(&client).into()) };
                 let (len, data) = (payload.len(), String::from_utf8_lossy(&payload));
                 println!("==> Recv Msg: ID= {id} , len= {len} , data= {data}");
                 answered += u64::from(id == 0);
@@ -99,4 +127,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     client.close().await;
     Ok(())
+}
+
+/// Why a client is closed that nobody has closed here.
+fn ended(client: &Client) -> String {
+    match client.state() {
+        ClientState::Closed(Some(why)) => format!("the client is closed: {why}"),
+        _ => "the client is closed".to_owned(),
+    }
+}
+
+#[actix::main]
+async fn main() -> ExitCode {
+    match run(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

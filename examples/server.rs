@@ -9,7 +9,11 @@ use std::process::ExitCode;
 
 use actix::{Actor, Context, Handler};
 use log::info;
-use zinxide::{CloseReason, Conn, Inbound, Server, Settings};
+use zinxide::conn_manager::AddError;
+use zinxide::{CloseReason, Conn, Frame, Inbound, Server, Settings};
+
+/// The message that says why a connection is refused.
+const REFUSED: u32 = 3;
 
 struct Ping;
 
@@ -42,6 +46,10 @@ fn connection_lost(conn: &Conn, why: &CloseReason) {
     info!("DoConnectionLost is called: {conn}, {why}");
 }
 
+fn refused(why: &AddError) -> Option<Frame> {
+    Some(Frame::new(REFUSED, why.to_string()))
+}
+
 async fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let file = Path::new("settings.yaml");
     let settings = if file.exists() { Settings::load(file)? } else { Settings::from_env()? };
@@ -50,6 +58,7 @@ async fn serve() -> Result<(), Box<dyn std::error::Error>> {
         .route_fn(1, hello)
         .on_conn_start(connection_begin)
         .on_conn_stop(connection_lost)
+        .refusal(refused)
         .serve()
         .await?;
     Ok(())

@@ -233,7 +233,7 @@ impl Client {
             }
             if states.changed().await.is_err() {
                 // Not before the handle, which has the other end.
-                return ClientState::Closed;
+                return ClientState::Closed(None);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod budget;
 mod close;
+mod goodbye;
 mod limits;
 mod outbox;
 mod properties;
@@ -22,6 +23,9 @@ use crate::frame::{Frame, MsgId};
 pub(crate) use budget::Budget;
 pub(crate) use close::Ending;
 pub use close::{CloseReason, Excess, HandshakeError, Silence, Slow};
+#[cfg(feature = "ws")]
+pub(crate) use goodbye::beginning;
+pub use goodbye::{Goodbye, GoodbyeError};
 pub(crate) use limits::{Limits, Patience, Rate, Rates};
 pub use limits::{OverRate, Overflow, Unsent};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};
@@ -249,7 +253,7 @@ impl Conn {
     /// within the drain deadline, then the socket is closed, also under a silent peer.
     ///
     /// Does nothing if the connection is closed or closing already. Safe to call from a handler
-    /// or hook of this very connection.
+    /// or hook of this very connection. [`close_with`](Self::close_with) says why, and has a last frame.
     pub fn stop(&self) {
         self.close(CloseReason::Stopped);
     }

@@ -29,7 +29,7 @@
 //! | client not connected | warn | find out why from the line; it dials again unless it says otherwise |
 //! | client's offline queue full | warn, once an outage | widen it, or send less |
 //! | answer that nobody waits for | debug | |
-//! | client closed | info; with frames in its queue: warn | |
+//! | client closed | info; with frames in its queue, or by a close that is final: warn | find out from the line why the server closed |
 //! | worker stuck at the end | warn | find the handler that blocks its thread |
 //!
 //! The log target is `zinxide`. A line that is off costs a comparison and formats nothing. What is
@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use log::{Level, error, log};
 
-use crate::client::{ConnectError, WhenQueueFull};
+use crate::client::{ConnectError, Outage, WhenQueueFull};
 use crate::conn::{CloseReason, Conn, Excess, Overflow, SendError, Unsent};
 use crate::conn_manager::AddError;
 use crate::endpoint::{Endpoint, ListenAddr, Scheme};
@@ -161,8 +161,9 @@ pub enum Event<'a> {
     QueueDropped { endpoint: &'a Endpoint, policy: WhenQueueFull, frames: usize, first: bool },
     /// An answer came to a client when nobody waited for it any more.
     AnswerTooLate { conn: &'a Conn, message: MsgId },
-    /// A client is closed; so much was in its offline queue.
-    ClientClosed { endpoint: &'a Endpoint, queued: Unsent },
+    /// A client is closed; so much was in its offline queue. With the reason why it was not connected, if
+    /// it was not.
+    ClientClosed { endpoint: &'a Endpoint, why: Option<&'a Outage>, queued: Unsent },
 }
 
 impl Event<'_> {
@@ -186,7 +187,11 @@ impl Event<'_> {
             | Self::Parked { .. }
             | Self::AcceptRecovered => Level::Info,
             Self::Stopped { report, .. } if report.is_clean() => Level::Info,
-            Self::ClientClosed { queued, .. } if *queued == Unsent::default() => Level::Info,
+            Self::ClientClosed { why, queued, .. }
+                if *queued == Unsent::default() && !matches!(why, Some(Outage::Final(_))) =>
+            {
+                Level::Info
+            }
             Self::Closed { why, unsent, unconfirmed: false, .. }
                 if is_ordinary(why) && *unsent == Unsent::default() =>
             {
@@ -234,6 +239,7 @@ fn is_ordinary(why: &CloseReason) -> bool {
         R::PeerClosed
             | R::Shutdown
             | R::Stopped
+            | R::App { .. }
             | R::Removed
             | R::Cleared
             | R::WriteIdle
@@ -382,11 +388,15 @@ impl fmt::Display for Event<'_> {
             Self::AnswerTooLate { conn, message } => {
                 write!(f, "{conn}: message {message} answers a request that nobody waits for")
             }
-            Self::ClientClosed { endpoint, queued: Unsent { frames: 0, .. } } => {
-                write!(f, "the client of {endpoint} is closed")
-            }
-            Self::ClientClosed { endpoint, queued } => {
-                write!(f, "the client of {endpoint} is closed; {queued} were in its queue")
+            Self::ClientClosed { endpoint, why, queued } => {
+                write!(f, "the client of {endpoint} is closed")?;
+                if let Some(why) = why {
+                    write!(f, "; it was not connected: {why}")?;
+                }
+                match queued.frames {
+                    0 => Ok(()),
+                    _ => write!(f, "; {queued} were in its queue"),
+                }
             }
         }
     }

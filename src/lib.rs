@@ -155,8 +155,8 @@ mod unwind;
 
 pub use codec::{CodecError, FrameCodec, FrameError, WireFormat};
 pub use conn::{
-    CloseReason, Conn, ConnId, Excess, HandshakeError, OverRate, Overflow, SendError, Sent,
-    Silence, Slow, Unsent,
+    CloseReason, Conn, ConnId, Excess, Goodbye, GoodbyeError, HandshakeError, OverRate, Overflow,
+    SendError, Sent, Silence, Slow, Unsent,
 };
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
 pub use connection::{Connection, Heartbeat, Stop, Watermark};

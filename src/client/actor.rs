@@ -91,8 +91,15 @@ impl Drop for ClientActor {
     }
 }
 
-/// How a connection ended, or why there was none.
-type Lost = Result<CloseReason, ConnectError>;
+/// What became of an attempt to be connected.
+enum Lost {
+    /// There was no connection, or none that the server said anything on.
+    Failed(ConnectError),
+    /// The connection ended.
+    Ended(CloseReason),
+    /// It ended, and one side has said that this is final.
+    Final(CloseReason),
+}
 
 impl Life {
     async fn run(mut self) {
@@ -115,17 +122,21 @@ impl Life {
                     }
                     lost
                 }
-                Err(error) => Err(error),
+                Err(error) => Lost::Failed(error),
             };
             let pause = to_come.as_mut().and_then(Iterator::next);
             let outage = match (lost, self.first.take()) {
-                (Ok(why), _) => Outage::Ended(why),
-                (Err(why), Some(first)) => {
+                (Lost::Ended(why), _) => Outage::Ended(why),
+                (Lost::Final(why), _) => {
+                    self.shared.away(Outage::Final(why));
+                    return;
+                }
+                (Lost::Failed(why), Some(first)) => {
                     // Who has stopped waiting has dropped the client.
                     let _ = first.send(Err(why));
                     return;
                 }
-                (Err(why), None) => {
+                (Lost::Failed(why), None) => {
                     let endpoint = &self.shared.endpoint;
                     self.shared.emit(Event::ConnectFailed { endpoint, why: &why, pause });
                     Outage::Failed(Arc::new(why))
@@ -182,7 +193,16 @@ impl Life {
         self.shared.disconnect(&why);
         // By now the manager has heard of the end and told of it.
         let _ = self.manager.send(Len).await;
-        let lost = if was_up { Ok(why) } else { Err(ConnectError::Ended(why)) };
+        let shared = conn.shared();
+        let lost = if !was_up {
+            Lost::Failed(ConnectError::Ended(why))
+        } else if shared.is_final() {
+            Lost::Final(why)
+        } else if why.is_of_peer() && !shared.was_heard() {
+            Lost::Failed(ConnectError::ClosedBeforeFirstByte(why))
+        } else {
+            Lost::Ended(why)
+        };
         (!closed).then_some(lost)
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use actix::{Actor, Context, Handler, Recipient, System};
 use tokio::sync::{Notify, oneshot};
 
+#[cfg(doc)]
+use super::Outage;
 use super::actor::{ClientActor, First, Life};
 use super::dial::Dialer;
 use super::shared::Shared;
@@ -47,6 +49,7 @@ pub struct ClientBuilder {
     backoff: Option<Backoff>,
     queue: Unsent,
     when_full: WhenQueueFull,
+    final_id: Option<MsgId>,
     connect_deadline: Duration,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
@@ -67,6 +70,7 @@ impl ClientBuilder {
             backoff: Some(Backoff::default()),
             queue: QUEUE,
             when_full: WhenQueueFull::Refuse,
+            final_id: None,
             connect_deadline: CONNECT_DEADLINE,
             #[cfg(feature = "tls")]
             tls: None,
@@ -197,6 +201,18 @@ impl ClientBuilder {
         self
     }
 
+    /// A message with this id says that the close which follows it is final: the client does not connect
+    /// again, however that connection ends, and is closed, with [`Outage::Final`]. The message goes to its
+    /// route all the same. A second call takes the place of the first.
+    ///
+    /// It is the last frame of a server's [`Goodbye`](crate::Goodbye), for transports that have no close
+    /// codes. Over WebSocket the codes from 4000 to 4499 are final without it; there, too, a frame with this
+    /// id counts, whatever the code is.
+    pub fn final_id(mut self, id: MsgId) -> Self {
+        self.final_id = Some(id);
+        self
+    }
+
     /// How much is accepted while there is no connection, in frames and in bytes with headers, and what
     /// becomes of a frame for which there is no room. By default, 64 frames and 64 KiB, and it is given
     /// back.
@@ -233,6 +249,15 @@ impl ClientBuilder {
 
     /// Starts the client. Done when it is connected for the first time: `on_conn_start` has run, and
     /// messages go to their routes.
+    ///
+    /// Over `tcp://` that means that the server's *system* has taken the connection. A server that is full,
+    /// or does not want this client, closes it after that, and `connect` does not wait for it: in some
+    /// protocols the client speaks first. The client learns of it as of a failed attempt (if the
+    /// server closes before it has sent a byte: [`ConnectError::ClosedBeforeFirstByte`], in
+    /// [`Outage::Failed`] and [`Event::ConnectFailed`]), or of a connection that ended, and
+    /// tries again. A program that must know that it is admitted waits for the server's first message. Over
+    /// `tls://`, `ws://` and `wss://` a handshake with the server comes first, so that a refusal is an
+    /// error of `connect`.
     ///
     /// # Errors
     ///
@@ -300,7 +325,8 @@ impl ClientBuilder {
             ws: ws.map(|ws| (ws, limits.codec.clone())),
             endpoint: endpoint.clone(),
         };
-        let shared = Shared::new(endpoint, Arc::clone(&limits), self.queue, self.when_full);
+        let (bound, when_full) = (self.queue, self.when_full);
+        let shared = Shared::new(endpoint, Arc::clone(&limits), bound, when_full, self.final_id);
         let shared = Arc::new(shared);
         let started = Arc::new(Notify::new());
         let (up, told, hook) = (Arc::clone(&shared), Arc::clone(&started), hooks.on_start.take());

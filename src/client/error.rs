@@ -72,6 +72,10 @@ pub enum ConnectError {
     /// The connection ended before it was up: `on_conn_start` panicked, say.
     #[error("the connection ended at once: {0}")]
     Ended(CloseReason),
+    /// The server took the connection, and closed or reset it before it had sent a byte of a frame: it
+    /// is full, perhaps.
+    #[error("the server closed the connection before it sent anything ({0})")]
+    ClosedBeforeFirstByte(CloseReason),
     /// The client was closed, or its actix system has ended.
     #[error("the client is closed")]
     Closed,

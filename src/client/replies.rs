@@ -105,6 +105,7 @@ impl Requested {
 
 impl LocalRoute for Requested {
     fn deliver(&self, message: Inbound, replies: &dyn Replies, cx: &mut Context<'_>) -> Delivered {
+        self.shared.note(message.id(), message.conn());
         self.answer(message.id(), message).unwrap_or_else(|message| match &self.route {
             Some(route) => route.deliver(message, replies, cx),
             None => Delivered::Unrouted,
@@ -117,6 +118,7 @@ impl LocalRoute for Requested {
         replies: &dyn Replies,
         cx: &mut Context<'_>,
     ) -> Delivered {
+        self.shared.note(parcel.id, parcel.conn);
         self.answer(parcel.id, parcel).unwrap_or_else(|parcel| match &self.route {
             Some(route) => route.deliver_parcel(parcel, replies, cx),
             None => {

@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) endpoint: Endpoint,
     pub(super) limits: Arc<Limits>,
     when_full: WhenQueueFull,
+    /// A message with this id says that the close which follows is final.
+    final_id: Option<MsgId>,
     /// Of the thread where the client lives: who asks may be on one without timers.
     runtime: Handle,
     pub(super) watched: watch::Sender<ClientState>,
@@ -103,6 +105,7 @@ impl Shared {
         limits: Arc<Limits>,
         bound: Unsent,
         when_full: WhenQueueFull,
+        final_id: Option<MsgId>,
     ) -> Self {
         let state = State {
             conn: None,
@@ -117,6 +120,7 @@ impl Shared {
             endpoint,
             limits,
             when_full,
+            final_id,
             runtime: Handle::current(),
             watched,
             room: Notify::const_new(),
@@ -320,6 +324,13 @@ impl Shared {
         Flushed::One
     }
 
+    /// A message has come: it may be the server's final word.
+    pub(super) fn note(&self, id: MsgId, conn: &Conn) {
+        if self.final_id == Some(id) {
+            conn.shared().expect_final();
+        }
+    }
+
     /// Who a message is for.
     pub(super) fn claim(&self, id: MsgId) -> Claim {
         self.lock().requests.claim(id)
@@ -344,9 +355,11 @@ impl Shared {
 
     /// The client has ended. What is in the queue is left to be taken, and told of.
     pub(super) fn end(&self) {
-        if self.watched.borrow().is_closed() {
-            return;
-        }
+        let why = match &*self.watched.borrow() {
+            ClientState::Closed(_) => return,
+            ClientState::Disconnected(outage) => Some(outage.clone()),
+            _ => None,
+        };
         self.shut();
         self.disconnect(&CloseReason::WorkerGone);
         let mut state = self.lock();
@@ -364,8 +377,8 @@ impl Shared {
             }
         }
         self.lock().left = left;
-        self.emit(Event::ClientClosed { endpoint: &self.endpoint, queued });
-        self.watched.send_replace(ClientState::Closed);
+        self.emit(Event::ClientClosed { endpoint: &self.endpoint, why: why.as_ref(), queued });
+        self.watched.send_replace(ClientState::Closed(why));
         self.room.notify_waiters();
     }
 }

@@ -12,12 +12,15 @@ use crate::conn::{CloseReason, Conn};
 pub enum ClientState {
     /// It dials for the first time.
     Connecting,
-    /// It is connected: `on_conn_start` has run, and the connection has not ended.
+    /// It is connected: `on_conn_start` has run, and the connection has not ended. That the server has
+    /// admitted it, and not only its system, is known when the server has sent something.
     Connected(Conn),
-    /// It is not connected, for this reason, and dials again.
+    /// It is not connected, for this reason, and dials again. If it does not, because the reason is
+    /// [final](Outage::Final) or it gives up, [`Closed`](Self::Closed) follows at once, with the reason.
     Disconnected(Outage),
-    /// It is closed for good.
-    Closed,
+    /// It is closed for good. With the reason why it was not connected, if it was not: `None` if the
+    /// program closed it while it was connected or connected for the first time.
+    Closed(Option<Outage>),
 }
 
 /// Why a client is not connected.
@@ -26,7 +29,10 @@ pub enum ClientState {
 pub enum Outage {
     /// The connection ended.
     Ended(CloseReason),
-    /// The last dial failed.
+    /// The connection ended, and one side has said that this is final: the client does not connect again.
+    /// See [`Goodbye`](crate::Goodbye) and [`ClientBuilder::final_id`](super::ClientBuilder::final_id).
+    Final(CloseReason),
+    /// The last attempt to connect failed.
     Failed(Arc<ConnectError>),
 }
 
@@ -38,7 +44,7 @@ impl ClientState {
 
     /// Whether it is [`Closed`](Self::Closed).
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed)
+        matches!(self, Self::Closed(_))
     }
 }
 
@@ -46,6 +52,7 @@ impl fmt::Display for Outage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended(why) => why.fmt(f),
+            Self::Final(why) => write!(f, "{why}; that is final"),
             Self::Failed(why) => why.fmt(f),
         }
     }

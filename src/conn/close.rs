@@ -1,7 +1,10 @@
 //! Why a connection ended.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 
+use super::goodbye;
 use crate::codec::FrameError;
 use crate::frame::MsgId;
 
@@ -16,10 +19,21 @@ pub enum CloseReason {
     /// answered.
     #[error("closed by the peer")]
     PeerClosed,
-    /// The peer closed its WebSocket with this close code, which is neither 1000 nor 1001; as
+    /// The peer closed its WebSocket with a close code that is neither 1000 nor 1001; as
+    /// [`PeerClosed`](Self::PeerClosed). Codes from 4000 to 4999 are those of applications, as in
+    /// [`Goodbye`](crate::Goodbye).
+    #[error("closed by the peer with code {code}{}", Said(.text))]
+    PeerClosedWith {
+        /// The code.
+        code: u16,
+        /// What the peer says about it: at most 123 bytes, which may have control characters.
+        text: Arc<str>,
+    },
+    /// The server closed the connection, or reset it, after a frame that says that this is final, on a
+    /// [client](crate::client) that [knows](crate::client::ClientBuilder::final_id) such frames; as
     /// [`PeerClosed`](Self::PeerClosed).
-    #[error("closed by the peer with code {0}")]
-    PeerClosedWith(u16),
+    #[error("closed by the peer for good")]
+    PeerClosedFinally,
     /// The connection was admitted and then failed to become one: see [`HandshakeError`]. No hook was
     /// called for it.
     #[error("handshake failed: {0}")]
@@ -42,6 +56,15 @@ pub enum CloseReason {
     /// written; messages received and not yet with a handler are discarded.
     #[error("stopped")]
     Stopped,
+    /// [`Conn::close_with`](crate::Conn::close_with): the application's code and text. Else as
+    /// [`Stopped`](Self::Stopped), and the last frame of the [`Goodbye`](crate::Goodbye) is written last.
+    #[error("closed with code {code}{}{text}", colon(.text))]
+    App {
+        /// The code, from 4000 to 4999.
+        code: u16,
+        /// The text, of at most [`MAX_TEXT`](crate::Goodbye::MAX_TEXT) bytes.
+        text: Arc<str>,
+    },
     /// A `Remove` message to the [`ConnManager`](crate::ConnManager); as [`Stopped`](Self::Stopped).
     #[error("removed")]
     Removed,
@@ -179,6 +202,22 @@ pub enum Silence {
     Idle,
 }
 
+/// What stands before a text, if there is one.
+fn colon(text: &str) -> &'static str {
+    if text.is_empty() { "" } else { ": " }
+}
+
+/// What a peer says about its close: quoted and escaped, since a peer must not write lines of its own into a
+/// log, or steer a terminal.
+struct Said<'a>(&'a str);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = self;
+        if text.is_empty() { Ok(()) } else { write!(f, "{}{text:?}", colon(text)) }
+    }
+}
+
 /// What is still done for a connection that ends, from most to least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ending {
@@ -197,10 +236,29 @@ impl CloseReason {
         error.downcast().unwrap_or(Self::Io(kind))
     }
 
+    /// Whether the side that closed asks the other not to connect again: by a code from 4000 to 4499, or by
+    /// a frame. A [client](crate::client) obeys.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::App { code, .. } | Self::PeerClosedWith { code, .. } => goodbye::is_final(*code),
+            Self::PeerClosedFinally => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the peer, or the way to it, ended the connection.
+    pub(crate) fn is_of_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::PeerClosed | Self::PeerClosedWith { .. } | Self::PeerClosedFinally | Self::Io(_)
+        )
+    }
+
     pub(crate) fn ending(&self) -> Ending {
         match self {
             Self::PeerClosed
-            | Self::PeerClosedWith(_)
+            | Self::PeerClosedWith { .. }
+            | Self::PeerClosedFinally
             | Self::Protocol(_)
             | Self::NoRoute(_)
             | Self::OverRate(_)
@@ -208,6 +266,7 @@ impl CloseReason {
             | Self::Silent(_)
             | Self::WriteIdle => Ending::Drain,
             Self::Stopped
+            | Self::App { .. }
             | Self::Removed
             | Self::Cleared
             | Self::HandlerPanicked(_)

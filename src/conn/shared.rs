@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     attached: AtomicBool,
     /// Frames of this connection were dropped.
     dropped: AtomicBool,
+    /// The peer has sent something: bytes of frames.
+    heard: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -58,6 +60,8 @@ struct State {
     draining: bool,
     /// The ending waits for nothing.
     cut: bool,
+    /// One side asks the other not to connect again.
+    is_final: bool,
     /// The connection's actor is in its turn or about to be: nobody needs to wake it, because a
     /// turn ends with a look at this state.
     scheduled: bool,
@@ -107,6 +111,17 @@ impl State {
         }
     }
 
+    /// Remembers why the connection ends. What a peer does after its final word is its final close.
+    fn end_for(&mut self, reason: CloseReason) {
+        self.is_final |= reason.is_final();
+        self.closing = Some(match reason {
+            CloseReason::PeerClosed | CloseReason::Io(_) if self.is_final => {
+                CloseReason::PeerClosedFinally
+            }
+            reason => reason,
+        });
+    }
+
     #[must_use = "the actor must be woken"]
     fn schedule(&mut self) -> Option<Waker> {
         if self.scheduled {
@@ -138,6 +153,7 @@ impl Shared {
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -311,7 +327,7 @@ impl Shared {
         if first {
             state.draining = drains;
             state.cut = reason.ending() == Ending::Cut;
-            state.closing = Some(reason);
+            state.end_for(reason);
             self.ending.store(true, Ordering::Release);
         } else if reason.ending() == Ending::Cut && !state.cut {
             state.cut = true;
@@ -328,6 +344,50 @@ impl Shared {
         }
         wake(waker);
         first
+    }
+
+    /// Asks a connection that accepts frames to end for this reason, which flushes, with a last frame that
+    /// was [checked](Limits::check_answer), and encoded unless the format is plain. False if the connection
+    /// accepts none any more.
+    ///
+    /// Under one lock, so that no frame is accepted behind the last one, and none displaces it.
+    pub(crate) fn close_last(
+        &self,
+        reason: CloseReason,
+        last: Option<(&Frame, Option<&Encoded>)>,
+    ) -> bool {
+        let mut state = self.lock();
+        if !state.accepts() {
+            return false;
+        }
+        state.draining = false;
+        state.end_for(reason);
+        self.ending.store(true, Ordering::Release);
+        let awaited = std::mem::take(&mut state.awaited);
+        self.queue(state, |outbox| match last {
+            None => {}
+            Some((_, Some(encoded))) => outbox.push_encoded(encoded),
+            Some((frame, None)) => outbox.push(&self.limits.codec, frame),
+        });
+        if awaited {
+            self.room.notify_waiters();
+        }
+        true
+    }
+
+    /// The peer has said that the close which follows is final.
+    pub(crate) fn expect_final(&self) {
+        self.lock().is_final = true;
+    }
+
+    /// Whether one side has asked the other not to connect again.
+    pub(crate) fn is_final(&self) -> bool {
+        self.lock().is_final
+    }
+
+    /// Whether the peer has sent anything: bytes of frames.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -455,6 +515,12 @@ impl Shared {
         let taken = state.outbox.take(batch, self.limits.half_outbox());
         self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
         taken
+    }
+
+    /// The peer has sent something.
+    #[inline]
+    pub(crate) fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
     }
 
     /// The writer could not write `bytes` of what there is.

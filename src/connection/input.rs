@@ -264,6 +264,7 @@ impl Input {
                 }
                 Poll::Ready(Ok(1..)) => {
                     link.pulse.hear(local.now());
+                    link.conn.shared().hear();
                     self.fill_meter(link);
                 }
                 Poll::Ready(Ok(0)) => {

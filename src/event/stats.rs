@@ -116,6 +116,8 @@ counters! {
         peer_closed,
         /// [`CloseReason::PeerClosedWith`].
         peer_closed_with,
+        /// [`CloseReason::PeerClosedFinally`].
+        peer_closed_finally,
         /// [`CloseReason::Handshake`].
         handshake,
         /// [`CloseReason::Protocol`].
@@ -128,6 +130,8 @@ counters! {
         shutdown,
         /// [`CloseReason::Stopped`].
         stopped,
+        /// [`CloseReason::App`].
+        app,
         /// [`CloseReason::Removed`].
         removed,
         /// [`CloseReason::Cleared`].
@@ -177,13 +181,15 @@ impl EndingCounters {
     fn of(&self, why: &CloseReason) -> &AtomicU64 {
         match why {
             CloseReason::PeerClosed => &self.peer_closed,
-            CloseReason::PeerClosedWith(_) => &self.peer_closed_with,
+            CloseReason::PeerClosedWith { .. } => &self.peer_closed_with,
+            CloseReason::PeerClosedFinally => &self.peer_closed_finally,
             CloseReason::Handshake(_) => &self.handshake,
             CloseReason::Protocol(_) => &self.protocol,
             CloseReason::NoRoute(_) => &self.no_route,
             CloseReason::OverRate(_) => &self.over_rate,
             CloseReason::Shutdown => &self.shutdown,
             CloseReason::Stopped => &self.stopped,
+            CloseReason::App { .. } => &self.app,
             CloseReason::Removed => &self.removed,
             CloseReason::Cleared => &self.cleared,
             CloseReason::HandlerPanicked(_) => &self.handler_panicked,

@@ -156,7 +156,7 @@ fn a_client_whose_system_has_ended_is_closed() {
         ),
         "{asked:?}"
     );
-    assert!(matches!(client.state(), ClientState::Closed));
+    assert!(matches!(client.state(), ClientState::Closed(_)));
     assert!(matches!(client.send_buffered(1, ""), Err(SendError::Closed(_))));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(Client::close(&client)).is_empty());

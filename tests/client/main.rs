@@ -5,7 +5,9 @@
 
 mod closing;
 mod connecting;
+mod goodbye;
 mod offline;
 mod reconnecting;
 mod requests;
 mod support;
+mod unheard;

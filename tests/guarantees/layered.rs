@@ -22,6 +22,7 @@ mod g15_handles_outlive;
 mod g16_ids;
 mod g18_routes;
 mod g19_gone_peers;
+mod g20_goodbye;
 mod support;
 mod support_flow;
 mod transport;

@@ -26,6 +26,7 @@ mod g16_ids;
 mod g17_settings;
 mod g18_routes;
 mod g19_gone_peers;
+mod g20_goodbye;
 #[cfg(unix)]
 mod processes;
 mod support;

@@ -5,9 +5,11 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use zinxide::client::{Backoff, Client, ClientBuilder};
 use zinxide::testing::{TestStream, TestWire, within};
 use zinxide::{
     CloseReason, Endpoint, FrameCodec, FrameError, HandshakeError, MsgId, Scheme, Settings,
@@ -90,6 +92,26 @@ pub(crate) async fn connect_narrow(addr: SocketAddr, bytes: u32) -> TestClient {
     let socket = within(socket.connect(addr)).await.unwrap();
     let stream = TestStream::over(socket, &endpoint(addr), Some(&CERTIFICATE), &codec()).await;
     TestClient::on(stream.unwrap_or_else(|error| panic!("cannot connect: {error}")), codec())
+}
+
+/// A client of the library, which connects again at once, or almost.
+pub(crate) fn client(addr: SocketAddr) -> ClientBuilder {
+    let backoff = Backoff::default().first(Duration::from_millis(1)).cap(Duration::from_millis(5));
+    let client = Client::builder(endpoint(addr)).reconnect(backoff);
+    #[cfg(feature = "tls")]
+    if SCHEME.has_tls() {
+        return client.tls(zinxide::client::Tls::new().roots_pem(fs::read(&*CERTIFICATE).unwrap()));
+    }
+    client
+}
+
+/// How a connection of a client of the library ends when the server closes it with this code and text:
+/// a stream has no words for them.
+pub(crate) fn seen_by_clients(code: u16, text: &str) -> CloseReason {
+    match SCHEME.has_ws() {
+        true => CloseReason::PeerClosedWith { code, text: text.into() },
+        false => CloseReason::PeerClosed,
+    }
 }
 
 /// A dial that the server closes. If there is a handshake, it fails, and over WebSocket the peer is told

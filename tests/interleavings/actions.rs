@@ -44,6 +44,8 @@ pub(crate) enum Action {
     Oversize { slot: usize, excess: u32 },
     /// `Conn::stop`.
     Stop { slot: usize },
+    /// `Conn::close_with`, with a last frame.
+    Goodbye { slot: usize, size: usize },
     /// `Remove`.
     Remove { slot: usize, wait: bool },
     /// `ClearConn`, so many at once.
@@ -154,6 +156,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => half.prop_map(|(slot, bytes, fin)| Action::Half { slot, bytes, fin }),
         1 => oversize.prop_map(|(slot, excess)| Action::Oversize { slot, excess }),
         2 => slot.clone().prop_map(|slot| Action::Stop { slot }),
+        2 => (slot.clone(), size()).prop_map(|(slot, size)| Action::Goodbye { slot, size }),
         1 => (slot.clone(), any::<bool>()).prop_map(|(slot, wait)| Action::Remove { slot, wait }),
         1 => (1..=2_usize, any::<bool>()).prop_map(|(times, wait)| Action::Clear { times, wait }),
         2 => (1..4_usize).prop_map(|permits| Action::Release { permits }),

@@ -13,12 +13,13 @@ use actix_rt::task::JoinHandle;
 use futures_util::future::{join, join_all};
 use zinxide::conn_manager::ConnNotFound;
 use zinxide::testing::TestServer;
-use zinxide::{Conn, ServerHandle};
+use zinxide::{Conn, Goodbye, ServerHandle};
 
 use crate::actions::{Action, SLOTS, Say, Setup};
 use crate::application::Application;
 use crate::clients::Client;
-use crate::journal::Journal;
+use crate::journal::{Journal, payload};
+use crate::senders::LAST;
 pub(crate) use finish::Outcome;
 
 pub(crate) struct Case {
@@ -126,6 +127,13 @@ impl Case {
                 if let Some((client, conn)) = self.admitted(slot) {
                     client.stopped = true;
                     conn.stop();
+                    assert!(conn.is_closed());
+                }
+            }
+            Action::Goodbye { slot, size } => {
+                if let Some((client, conn)) = self.admitted(slot) {
+                    let goodbye = Goodbye::new(4500, "").last_frame((LAST, payload(&[0], size)));
+                    client.goodbye |= conn.close_with(goodbye).is_ok();
                     assert!(conn.is_closed());
                 }
             }

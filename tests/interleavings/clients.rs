@@ -52,6 +52,8 @@ pub(crate) struct Client {
     pub(crate) reset: bool,
     /// How the application may have ended the connection.
     pub(crate) stopped: bool,
+    /// By a goodbye, whose last frame is due to the client.
+    pub(crate) goodbye: bool,
     pub(crate) removed: bool,
     pub(crate) cleared: bool,
     codec: FrameCodec,
@@ -103,6 +105,7 @@ impl Client {
             fin: false,
             reset: false,
             stopped: false,
+            goodbye: false,
             removed: false,
             cleared: false,
             codec,

@@ -13,6 +13,9 @@ use crate::journal::payload;
 pub(crate) const PUSH: MsgId = 50;
 pub(crate) const BROADCAST: MsgId = 51;
 
+/// The id of last frames.
+pub(crate) const LAST: MsgId = 52;
+
 /// What became of a frame for one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {

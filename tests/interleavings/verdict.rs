@@ -68,7 +68,7 @@ impl<'a> Trial<'a> {
         assert_eq!(stats.admitted, stats.ended);
         let started = self.count(|event| *event == Event::Started);
         assert!(started <= stats.admitted, "G3: who is not admitted has started");
-        let ended_before = |c: &Client| c.stopped || c.removed || c.cleared || c.reset;
+        let ended_before = |c: &Client| c.stopped || c.goodbye || c.removed || c.cleared || c.reset;
         let may_not_start = *stopped_early || *clears_inside || clients.iter().any(ended_before);
         assert!(started == stats.admitted || may_not_start, "G3: a start hook is missing");
 
@@ -131,6 +131,7 @@ fn name(why: &CloseReason) -> &'static str {
         R::NoRoute(_) => "no_route",
         R::Shutdown => "shutdown",
         R::Stopped => "stopped",
+        R::App { .. } => "app",
         R::Removed => "removed",
         R::Cleared => "cleared",
         R::HandlerPanicked(_) => "handler_panicked",

@@ -122,8 +122,20 @@ async fn a_client_learns_why_the_server_closed_where_the_transport_can_say() {
     for (at, ended) in [
         (0, CloseReason::PeerClosed),
         (1, CloseReason::PeerClosed),
-        (2, CloseReason::PeerClosedWith(1011)),
-        (3, CloseReason::PeerClosedWith(1011)),
+        (
+            2,
+            CloseReason::PeerClosedWith {
+                code: 1011,
+                text: "the handler of message 1 panicked".into(),
+            },
+        ),
+        (
+            3,
+            CloseReason::PeerClosedWith {
+                code: 1011,
+                text: "the handler of message 1 panicked".into(),
+            },
+        ),
     ] {
         let everywhere = Everywhere::start(
             &format!("why-{at}"),

@@ -270,14 +270,15 @@ async fn every_end_has_its_close_code() {
 }
 
 #[actix::test]
-async fn a_peers_close_code_is_its_reason() {
+async fn a_peers_close_code_and_text_are_its_reason() {
     let mut watched = Watched::start(settings()).await;
+    let with = |code| CloseReason::PeerClosedWith { code, text: "bye".into() };
     for (code, why) in [
         (Some(CloseCode::Normal), CloseReason::PeerClosed),
         (Some(CloseCode::Away), CloseReason::PeerClosed),
         (None, CloseReason::PeerClosed),
-        (Some(CloseCode::Error), CloseReason::PeerClosedWith(1011)),
-        (Some(CloseCode::Library(4001)), CloseReason::PeerClosedWith(4001)),
+        (Some(CloseCode::Error), with(1011)),
+        (Some(CloseCode::Library(4001)), with(4001)),
     ] {
         let mut client = dial(&watched).await;
         let close = code.map(|code| CloseFrame { code, reason: "bye".into() });

@@ -7,7 +7,8 @@ fn shared() -> (Shared, Settings) {
     let settings = Settings { max_msg_chan_len: 2, ..Settings::default() };
     let limits = Arc::new(settings.limits(Arc::default()));
     let bound = Unsent { frames: 8, bytes: 1000 };
-    (Shared::new(Endpoint::tcp("host", 1), limits, bound, WhenQueueFull::Refuse), settings)
+    let refuse = WhenQueueFull::Refuse;
+    (Shared::new(Endpoint::tcp("host", 1), limits, bound, refuse, None), settings)
 }
 
 fn send(shared: &Shared, payload: &'static str) {

@@ -5,27 +5,27 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::codec::FrameError;
-use crate::conn::CloseReason;
+use crate::conn::{CloseReason, beginning};
 
 /// What a close frame has room for beside the code.
 const MAX_REASON: usize = 123;
 
 /// What a peer is told.
 pub(super) fn close_frame(why: &CloseReason) -> CloseFrame {
-    let mut reason = why.to_string();
-    let mut end = reason.len().min(MAX_REASON);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    reason.truncate(end);
-    CloseFrame { code: code_of(why), reason: reason.into() }
+    let words = match why {
+        CloseReason::App { text, .. } => text.to_string(),
+        why => why.to_string(),
+    };
+    CloseFrame { code: code_of(why), reason: beginning(&words, MAX_REASON).into() }
 }
 
 fn code_of(why: &CloseReason) -> CloseCode {
     use CloseReason as R;
     match why {
+        R::App { code, .. } => CloseCode::from(*code),
         R::PeerClosed
-        | R::PeerClosedWith(_)
+        | R::PeerClosedWith { .. }
+        | R::PeerClosedFinally
         | R::Stopped
         | R::Removed
         | R::Cleared
@@ -52,11 +52,14 @@ fn code_of(why: &CloseReason) -> CloseCode {
 
 /// What a peer's close frame means.
 pub(super) fn reason_of(frame: Option<&CloseFrame>) -> CloseReason {
-    match frame.map(|frame| frame.code) {
-        None | Some(CloseCode::Normal | CloseCode::Away | CloseCode::Status) => {
-            CloseReason::PeerClosed
-        }
-        Some(code) => CloseReason::PeerClosedWith(code.into()),
+    match frame {
+        None => CloseReason::PeerClosed,
+        Some(CloseFrame { code, reason }) => match code {
+            CloseCode::Normal | CloseCode::Away | CloseCode::Status => CloseReason::PeerClosed,
+            &code => {
+                CloseReason::PeerClosedWith { code: code.into(), text: reason.as_str().into() }
+            }
+        },
     }
 }
 

@@ -51,7 +51,9 @@ impl Case {
 
     /// All clients leave. Those whose connections the application has ended need not be asked to.
     async fn part(&mut self) {
-        for client in self.clients.iter().filter(|client| client.stopped || client.removed) {
+        for client in
+            self.clients.iter().filter(|client| client.stopped || client.goodbye || client.removed)
+        {
             client.heard.the_end(&self.application.journal).await;
         }
         for client in self.clients.iter_mut().filter(|client| client.is_there()) {

@@ -8,7 +8,7 @@ use super::{Trial, reason};
 use crate::actions::Say;
 use crate::clients::{Client, Said};
 use crate::journal::Event;
-use crate::senders::{BROADCAST, Fate, PUSH};
+use crate::senders::{BROADCAST, Fate, LAST, PUSH};
 
 /// One client and its connection, if it ever was admitted as far as anybody knows.
 pub(crate) struct Life<'a> {
@@ -43,6 +43,7 @@ impl<'a> Life<'a> {
         self.assert_what_is_heard_was_sent_to_it_whole_and_in_order();
         self.assert_only_talkers_are_reset();
         self.assert_nothing_is_lost_by_a_gentle_end();
+        self.assert_a_goodbye_is_the_last_word();
     }
 
     /// What the peer or the application did to it may have cost it frames.
@@ -73,6 +74,7 @@ impl<'a> Life<'a> {
     fn is_hurried(&self) -> bool {
         let client = self.client;
         client.stopped
+            || client.goodbye
             || client.removed
             || client.cleared
             || self.trial.outcome.clears_inside
@@ -108,7 +110,7 @@ impl<'a> Life<'a> {
     }
 
     fn answers(&self) -> Vec<&Frame> {
-        self.heard.iter().filter(|frame| frame.id != PUSH && frame.id != BROADCAST).collect()
+        self.heard.iter().filter(|frame| ![PUSH, BROADCAST, LAST].contains(&frame.id)).collect()
     }
 
     pub(crate) fn missing(&self) -> u64 {
@@ -142,7 +144,10 @@ impl<'a> Life<'a> {
         assert!(explained, "{:?} ended for no reason: {why}", self.conn);
         // A connection that is hurried may leave the table before its handler is done, and then a
         // stop of the server does not wait for that one.
-        let hurried = matches!(why, R::Stopped | R::Removed | R::Cleared | R::HandlerPanicked(_));
+        let hurried = matches!(
+            why,
+            R::Stopped | R::App { .. } | R::Removed | R::Cleared | R::HandlerPanicked(_)
+        );
         let abandoned = self.events.iter().any(|event| matches!(event, Event::Abandoned(_)));
         assert!(!abandoned || hurried || self.is_hurried(), "a handler is not heard out");
     }
@@ -188,6 +193,16 @@ impl<'a> Life<'a> {
             let sent = sent.get(sender).map_or(&[][..], Vec::as_slice);
             assert!(sent.starts_with(heard), "sender {sender}: not what was accepted");
         }
+    }
+
+    /// G20.
+    fn assert_a_goodbye_is_the_last_word(&self) {
+        use CloseReason as R;
+        let said = self.client.goodbye;
+        assert!(!said || matches!(self.why, None | Some(R::App { .. })), "{:?}", self.why);
+        let last = self.heard.iter().position(|frame| frame.id == LAST);
+        assert!(last.is_none_or(|at| said && at + 1 == self.heard.len()), "something behind it");
+        assert!(!said || last.is_some() || self.is_lossy(), "the last frame is lost");
     }
 
     /// What this connection accepted, by sender.

@@ -24,6 +24,7 @@ pub(super) fn explains(why: &CloseReason, client: &Client, trial: &Trial<'_>) ->
         // In a case that nobody stops, those are there at the end who came to fill it up.
         R::Shutdown => outcome.stopped_early || !client.fin,
         R::Stopped => client.stopped || said(Say::Stopping),
+        R::App { .. } => client.goodbye,
         R::Removed => client.removed,
         R::Cleared => client.cleared || outcome.clears_inside,
         R::HandlerPanicked(id) => {
