@@ -17,6 +17,7 @@ use super::{CloseReason, ConnId, Ending, SendError};
 use crate::codec::FrameCodec;
 use crate::endpoint::ListenAddr;
 use crate::frame::{Frame, MsgId};
+use crate::unwind::bury;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -161,7 +162,10 @@ impl Shared {
         match self.offer(&frame, encoded.as_ref()) {
             Pushed::Closed => Err(SendError::Closed(frame)),
             Pushed::Full => Err(SendError::Full(frame)),
-            accepted => Ok(accepted),
+            accepted => {
+                bury(frame);
+                Ok(accepted)
+            }
         }
     }
 
@@ -186,6 +190,7 @@ impl Shared {
             None => outbox.push(codec, &frame),
             Some(encoded) => outbox.push_encoded(encoded),
         });
+        bury(frame);
         Ok(())
     }
 
@@ -226,7 +231,10 @@ impl Shared {
             match self.offer(&frame, encoded.as_ref()) {
                 Pushed::Closed => return Err(SendError::Closed(frame)),
                 Pushed::Full => self.room_for(self.limits.len_of(&frame, encoded.as_ref())).await,
-                accepted => return Ok(accepted),
+                accepted => {
+                    bury(frame);
+                    return Ok(accepted);
+                }
             }
         }
     }

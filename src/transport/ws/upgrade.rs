@@ -18,7 +18,7 @@ use crate::conn_manager::AddError;
 use crate::event::Event;
 use crate::settings::Settings;
 use crate::transport::{Boxed, Local};
-use crate::unwind::Contained;
+use crate::unwind::{Contained, Guard};
 
 /// The longest head of a request that is read.
 const MAX_HEAD: usize = 16 * 1024;
@@ -91,9 +91,9 @@ pub(crate) trait Auth: Send + Sync {
     fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool>;
 }
 
-impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for F {
+impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for Guard<F> {
     fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool> {
-        Box::pin(self(upgrade, conn))
+        Box::pin((**self)(upgrade, conn))
     }
 }
 
