@@ -43,7 +43,7 @@ impl Route {
         F: Fn() -> A + Send + Sync + 'static,
     {
         let factory = Guard::new(factory);
-        Self(Arc::new(HandlerSource(Arc::new(move || factory()))))
+        Self(Arc::new(HandlerSource(Arc::new(move || (*factory)()))))
     }
 
     /// One shared actor, wherever it runs: a room, a world.

@@ -342,7 +342,7 @@ impl Server {
 
     pub(crate) fn into_parts(self) -> Parts {
         let Self { settings, routes, hooks, observer, costs, framing, .. } = self;
-        let events = Arc::new(Events::new(observer));
+        let events = Events::start(observer);
         let mut limits = settings.limits(Arc::clone(&events));
         limits.rates.costs = costs;
         limits.codec = settings.codec(framing);

@@ -211,6 +211,7 @@ impl Stack {
 
     /// Shakes hands, layer by layer.
     pub(crate) async fn accept(&self, socket: TcpStream, conn: &Conn) -> Result<Boxed, Failed> {
+        listen(&socket, conn).await?;
         let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
@@ -238,6 +239,32 @@ impl Stack {
         transport.flush().await.ok()?;
         Some(transport)
     }
+}
+
+/// The methods of HTTP, as far as requests tell them apart by.
+const METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"OPTIONS ",
+    b"DELETE ",
+    b"PATCH ",
+    b"TRACE ",
+    b"CONNECT ",
+    b"PRI ",
+];
+
+/// Looks at the first bytes of a peer, which stay unread: whether there are any, and are plain HTTP.
+async fn listen(socket: &TcpStream, conn: &Conn) -> Result<(), HandshakeError> {
+    let mut first = [0; 8];
+    let n = socket.peek(&mut first).await?;
+    if n == 0 {
+        return Err(HandshakeError::PeerClosed);
+    }
+    conn.shared().hear();
+    conn.shared().set_asked_http(METHODS.iter().any(|method| first[..n].starts_with(method)));
+    Ok(())
 }
 
 /// What a peer may still send without the system resetting the connection under the last word to it.

@@ -291,7 +291,7 @@ impl ClientBuilder {
         if System::try_current().is_none() {
             return Err(ConnectError::NoSystem);
         }
-        let events = Arc::new(Events::new(observer));
+        let events = Events::start(observer);
         let mut limits = settings.limits(Arc::clone(&events));
         limits.codec = settings.codec(framing);
         let limits = Arc::new(limits);

@@ -66,7 +66,7 @@ impl WebSocket {
         make: impl Fn() -> Vec<(String, String)> + Send + Sync + 'static,
     ) -> Self {
         let make = Guard::new(make);
-        self.of_dial = Some(Arc::new(move || make()));
+        self.of_dial = Some(Arc::new(move || (*make)()));
         self
     }
 

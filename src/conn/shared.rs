@@ -40,6 +40,10 @@ pub(crate) struct Shared {
     attached: AtomicBool,
     /// Frames of this connection were dropped.
     dropped: AtomicBool,
+    /// The peer has sent a byte.
+    heard: AtomicBool,
+    /// What it has sent is a request in plain HTTP, for nothing that is spoken here.
+    http: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -139,6 +143,8 @@ impl Shared {
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            http: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -293,6 +299,27 @@ impl Shared {
     /// Remembers that frames were dropped. True if they are the first.
     pub(crate) fn note_dropped(&self) -> bool {
         !self.dropped.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the peer has sent a byte. Of a server, which was dialled, nobody asks that.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.dialled || self.heard.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn hear(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the peer has asked in plain HTTP, for nothing that is spoken here.
+    pub(crate) fn asked_http(&self) -> bool {
+        self.http.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_asked_http(&self, http: bool) {
+        self.http.store(http, Ordering::Relaxed);
     }
 
     /// How long the last answer to a heartbeat took.

@@ -250,6 +250,7 @@ impl Input {
                     return Err(Progress::Waits);
                 }
                 Poll::Ready(Ok(1..)) => {
+                    link.conn.shared().hear();
                     link.pulse.hear(local.now());
                     self.fill_meter(link);
                 }

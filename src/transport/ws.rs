@@ -44,6 +44,9 @@ impl Layer for ServerWs {
     fn accept<'a>(&'a self, mut below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let (head, rest) = upgrade::read_head(&mut below).await?;
+            if let Ok(head) = &head {
+                conn.shared().set_asked_http(!upgrade::is_one(head));
+            }
             let answer = match head {
                 Ok(head) => self.rules.answer(&self.path, head, conn).await,
                 Err(rejected) => Err(rejected),

@@ -169,6 +169,14 @@ impl Rules {
     }
 }
 
+/// Whether a request is one for a WebSocket, good or bad.
+pub(super) fn is_one(request: &Request<()>) -> bool {
+    let named = request.headers().get_all(header::UPGRADE).iter();
+    named
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("websocket")))
+}
+
 /// The request with a single line for each of the two headers that are lists, of which the WebSocket
 /// library looks at the first line alone.
 fn one_line_each(mut request: Request<()>) -> Request<()> {
