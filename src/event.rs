@@ -12,7 +12,7 @@
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for what is not ordinary, and if frames were cut | look at that client or handler |
-//! | connection closed whose peer said nothing, or spoke plain HTTP where TLS or WebSocket is spoken | debug, and counted | find out who looks whether the port is there, if there are many |
+//! | connection closed whose peer said nothing, or asked in plain HTTP | debug, and counted | find out who looks whether the port is there, if there are many |
 //! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
@@ -296,9 +296,10 @@ fn is_unspoken(conn: &Conn, why: &CloseReason) -> bool {
     left && !conn.shared().is_heard()
 }
 
-/// Whether a peer asked in plain HTTP where TLS or WebSocket is spoken: it looked whether the server is well.
+/// Whether a peer asked in plain HTTP where something else is spoken: it looked whether the server is well.
 fn is_http(conn: &Conn, why: &CloseReason) -> bool {
-    matches!(why, CloseReason::Handshake(_)) && conn.shared().asked_http()
+    matches!(why, CloseReason::Handshake(_) | CloseReason::Protocol(_))
+        && conn.shared().asked_http()
 }
 
 fn is_ordinary(why: &CloseReason) -> bool {

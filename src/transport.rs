@@ -255,6 +255,11 @@ const METHODS: [&[u8]; 10] = [
     b"PRI ",
 ];
 
+/// Whether this begins as a request in plain HTTP does.
+pub(crate) fn is_http(bytes: &[u8]) -> bool {
+    METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
 /// Looks at the first bytes of a peer, which stay unread: whether there are any, and are plain HTTP.
 async fn listen(socket: &TcpStream, conn: &Conn) -> Result<(), HandshakeError> {
     let mut first = [0; 8];
@@ -263,7 +268,7 @@ async fn listen(socket: &TcpStream, conn: &Conn) -> Result<(), HandshakeError> {
         return Err(HandshakeError::PeerClosed);
     }
     conn.shared().hear();
-    conn.shared().set_asked_http(METHODS.iter().any(|method| first[..n].starts_with(method)));
+    conn.shared().set_asked_http(is_http(&first[..n]));
     Ok(())
 }
 

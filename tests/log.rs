@@ -265,6 +265,21 @@ async fn a_peer_that_says_nothing_and_leaves_is_debug_and_counted() {
 }
 
 #[actix::test]
+async fn a_health_check_of_a_port_for_frames_is_debug_and_counted() {
+    for wire_format in [zinxide::WireFormat::LtvLe, zinxide::WireFormat::TlvBe] {
+        let mut closings = Closings::start(Settings { wire_format, ..settings() }).await;
+        for request in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * HTTP/1.0\r\n\r\n"] {
+            let mut client = TestClient::connect(closings.server.addr()).await;
+            client.send_bytes(request.as_bytes()).await;
+            let (level, why) = closings.next().await;
+            assert!(matches!(why, CloseReason::Protocol(_)), "{why}");
+            assert_eq!(level, Level::Debug);
+        }
+        assert_eq!(closings.stop().await.plain_http, 2);
+    }
+}
+
+#[actix::test]
 async fn a_peer_that_is_closed_because_it_says_nothing_is_debug_and_counted() {
     let settings = Settings { first_message_deadline_ms: 50, ..settings() };
     let mut closings = Closings::start(settings).await;

@@ -186,3 +186,35 @@ async fn is_behind(events: &Weak<Events>) -> bool {
     sleep(PERIOD).await;
     events.upgrade().is_some_and(|events| events.log.sum_up(PERIOD))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_lines_are_written_at_once_then_one_a_second_and_none_of_the_others_is_forgotten() {
+        let began = Instant::now();
+        let (log, at) = (Log::default(), |ms| began + Duration::from_millis(ms));
+        let ask = |ms| log.ask(1, Level::Warn, at(ms));
+        let of = |asked: &[(Option<Summary>, bool)]| {
+            let out: u64 =
+                asked.iter().filter_map(|(summary, _)| Some(summary.as_ref()?.out)).sum();
+            (asked.iter().filter(|(_, admitted)| *admitted).count(), out)
+        };
+        // A hundred a second, for five seconds.
+        let flood: Vec<_> = (0..500).map(|n| ask(n * 10)).collect();
+        assert_eq!(of(&flood[..100]), (10, 0));
+        let (admitted, summed_up) = of(&flood);
+        assert_eq!(admitted, 14);
+        let last = ask(6_500);
+        assert_eq!(summed_up + last.0.as_ref().map_or(0, |summary| summary.out), 500 - 14);
+        assert!(last.1 && !log.lock()[&1].out.gt(&0));
+        // Quiet for long enough, and for less.
+        let again: Vec<_> = (0..20).map(|_| ask(60_000)).collect();
+        assert_eq!(of(&again), (10, 0));
+        let again: Vec<_> = (0..20).map(|_| ask(63_200)).collect();
+        assert_eq!(of(&again), (3, 10));
+        // Others have their own.
+        assert!(log.ask(2, Level::Info, at(63_200)).1);
+    }
+}

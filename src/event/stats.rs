@@ -53,8 +53,8 @@ counters! {
         /// Connections that ended by their peers' doing, which had not sent a byte: somebody looked whether
         /// the port is there.
         left_unspoken,
-        /// Connections whose peers asked in plain HTTP where TLS or WebSocket is spoken: somebody looked whether
-        /// the server is well.
+        /// Connections whose peers asked in plain HTTP, and for no WebSocket: somebody looked whether the server
+        /// is well.
         plain_http,
         /// Connections whose end was not over by the drain deadline.
         cut_short,
