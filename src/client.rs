@@ -181,7 +181,8 @@ impl Client {
         deadline: Duration,
     ) -> Result<Bytes, RequestError> {
         let Inner { shared, .. } = &*self.0;
-        let frame = Frame::new(id, payload);
+        // Whoever asks has a share of it as well, until the answer is there.
+        let frame = Frame::new(id, payload).guarded();
         let deadline = Instant::now() + deadline.min(LONGEST_DEADLINE);
         let (tell, answer) = oneshot::channel();
         let ticket = Ticket { number: shared.ticket(), shared };

@@ -14,7 +14,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::frame::{Frame, MsgId};
-use crate::unwind::contained;
+use crate::unwind::{Guard, contained};
 pub use delimited::Delimited;
 use framing::{Found, Framing};
 pub use htlv::Htlv;
@@ -122,7 +122,7 @@ impl FrameCodec {
 
     /// A codec of another framing, which refuses payloads above `max_payload` bytes when decoding.
     pub fn framed(framing: impl Framing, max_payload: u32) -> Self {
-        Self::shared(Arc::new(framing), max_payload)
+        Self::shared(Arc::new(Guard::new(framing)), max_payload)
     }
 
     pub(crate) fn shared(framing: Arc<dyn Framing>, max_payload: u32) -> Self {

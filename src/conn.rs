@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::endpoint::{ListenAddr, Scheme};
 use crate::event::Event;
 use crate::frame::{Frame, MsgId};
+use crate::unwind::bury;
 pub(crate) use budget::Budget;
 pub(crate) use close::Ending;
 pub use close::{CloseReason, Excess, HandshakeError, Silence, Slow};
@@ -202,10 +203,14 @@ impl Conn {
                 Err(error) => return Err(error),
             }
         };
-        self.settle(pushed, overflow).ok_or_else(|| match overflow {
-            Overflow::Refuse => SendError::Full(frame),
-            _ => SendError::Closed(frame),
-        })
+        match self.settle(pushed, overflow) {
+            Some(sent) => {
+                bury(frame);
+                Ok(sent)
+            }
+            None if overflow == Overflow::Refuse => Err(SendError::Full(frame)),
+            None => Err(SendError::Closed(frame)),
+        }
     }
 
     /// Does what the policy says about a frame that was pushed. `None` if the frame is to be given
@@ -298,6 +303,7 @@ impl Conn {
     pub(crate) fn reply(&self, frame: Frame) {
         if let Err(refused) = self.shared.push_reply(frame) {
             self.emit(Event::ReplyDropped { conn: self, why: &refused });
+            bury(refused);
         }
     }
 

@@ -333,7 +333,8 @@ impl Handler<Broadcast> for ConnManager {
 
     fn handle(&mut self, broadcast: Broadcast, _: &mut Context<Self>) -> Self::Result {
         let Broadcast { frame, overflow } = broadcast;
-        let encoded = self.limits.check(frame).and_then(|frame| self.limits.encode(frame));
+        let encoded =
+            self.limits.check(frame.guarded()).and_then(|frame| self.limits.encode(frame));
         let encoded = match encoded {
             Ok((_, encoded)) => encoded,
             Err(error) => return Box::pin(ready(Err(error))),

@@ -25,7 +25,6 @@ use crate::conn_manager::Registration;
 use crate::event::Event;
 use crate::transport::{Boxed, Watch};
 use crate::turn::Turn;
-use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
 pub(crate) use handshake::shake_hands;
 pub use heartbeat::Heartbeat;
@@ -390,9 +389,7 @@ impl Connection {
             self.local.hooks.stop(self.conn(), &self.why());
         }
         self.conn().shared().retire();
-        let properties = self.conn().shared().properties.end();
-        // Here, because the last handle may be dropped where a panic would do more harm.
-        let _ = contained(|| drop(properties));
+        self.conn().shared().properties.end();
         self.registration = None;
     }
 

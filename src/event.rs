@@ -5,20 +5,21 @@
 //! | listening, suspended, resumed, draining, route added or removed, `max_conn` changed | info | |
 //! | certificates read anew | info; error if they are no good | mend the files |
 //! | stopped | info; warn if something was cut | raise `drain_deadline_ms`, or find the handler that hangs |
-//! | connection admitted, removed | info | |
+//! | connection admitted, removed | debug | |
 //! | connection refused | warn | raise the limit it names, or find out who dials |
 //! | a dial waits for a place | info once, until one is free | raise `max_conn` |
 //! | accept failed | error once, then recovered: info | raise the descriptor limit |
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for what is not ordinary, if frames were cut, and if not all is acknowledged | look at that client or handler |
+//! | connection closed whose peer said nothing, or asked in plain HTTP | debug, and counted | find out who looks whether the port is there, if there are many |
 //! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
 //! | a peer sends too much | warn once a connection, and counted | raise the rate, or look at that client |
 //! | hook panicked | error | find the panic above it in the log |
 //! | message without a route | warn once a connection, and counted | register the route, or find out who sends it |
-//! | route function answered `Err` | warn | |
+//! | route function returned `Err` | warn, and counted | |
 //! | reply to a closed connection | debug | |
 //! | a heartbeat has no frame | warn | give it another id or payload |
 //! | peer without a sign of life | debug; the closing that comes of it: warn | |
@@ -31,21 +32,42 @@
 //! | answer that nobody waits for | debug | |
 //! | client closed | info; with frames in its queue, or by a close that is final: warn | find out from the line why the server closed |
 //! | worker stuck at the end | warn | find the handler that blocks its thread |
+//! | observer panicked | error, and counted | find the panic above it in the log |
 //!
 //! The log target is `zinxide`. A line that is off costs a comparison and formats nothing. What is
 //! counted is in [`Stats`].
+//!
+//! # How much is written
+//!
+//! Peers decide how often most of this happens, so there is one rule for all that they can cause: of the lines
+//! of one kind, and one reason, a server writes the first ten as they come, and from then on one a second; after
+//! ten quiet seconds, ten again. How many were left out is said in a line a second later at the latest
+//! (`... and 1234 more in the last second like:` and the last that was written), and at the stop. The counters and
+//! [`Server::on_event`](crate::Server::on_event) miss none. What the operator causes is always written.
+//!
+//! Peers also choose some of the words: an error of a route function may quote a message. So every line is escaped,
+//! whatever is in it: what would end it or steer a terminal is written as `\n`, `\u{1b}`. It is cut at 512 bytes.
+//!
+//! A logger is code of the application, and so are the texts of its errors: a panic in them costs the line.
 
+mod line;
+mod log;
 mod stats;
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
+use std::mem::discriminant;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use log::{Level, error, log};
+use ::log::Level;
+use rustc_hash::FxHasher;
 
+use self::log::Log;
 use crate::client::{ConnectError, Outage, WhenQueueFull};
-use crate::conn::{CloseReason, Conn, Excess, Overflow, SendError, Unsent};
+use crate::conn::{CloseReason, Conn, Excess, HandshakeError, Overflow, SendError, Unsent};
 use crate::conn_manager::AddError;
 use crate::endpoint::{Endpoint, ListenAddr, Scheme};
 use crate::frame::MsgId;
@@ -53,15 +75,15 @@ use crate::server::StopReport;
 #[cfg(feature = "tls")]
 use crate::transport::tls::TlsError;
 use crate::unwind::contained;
+#[cfg(feature = "ws")]
+pub(crate) use line::push_escaped;
 use stats::Counters;
-pub use stats::{Endings, Refusals, Stats};
-
-const TARGET: &str = "zinxide";
+pub use stats::{Endings, Handshakes, Refusals, Stats};
 
 /// Something that happened on a server or a client: what [`Server::on_event`](crate::Server::on_event) and
 /// [`ClientBuilder::on_event`](crate::client::ClientBuilder::on_event) are told.
 ///
-/// Its `Display` is what the log says.
+/// Its `Display` is what the log says, where it is escaped and cut.
 #[derive(Debug)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "fields that say what they are, in variants that say the rest")]
@@ -119,7 +141,7 @@ pub enum Event<'a> {
     HookPanicked { conn: &'a Conn, hook: &'a str },
     /// The handler of a message panicked.
     HandlerPanicked { conn: &'a Conn, message: MsgId },
-    /// A route function answered with an error.
+    /// A route function returned an error.
     HandlerFailed { conn: &'a Conn, error: fmt::Arguments<'a> },
     /// The handler actor of a message id ended, and is started again after a pause.
     HandlerDied { message: MsgId, panicked: bool, pause: Duration },
@@ -167,7 +189,8 @@ pub enum Event<'a> {
 }
 
 impl Event<'_> {
-    /// The level at which it is logged; `None` if it is only counted.
+    /// The level at which it is logged, if it is one of the first of its kind in a while; `None` if it is only
+    /// counted.
     pub fn level(&self) -> Option<Level> {
         Some(match self {
             #[cfg(feature = "tls")]
@@ -182,8 +205,6 @@ impl Event<'_> {
             | Self::RouteAdded { .. }
             | Self::RouteRemoved { .. }
             | Self::MaxConnChanged { .. }
-            | Self::Admitted { .. }
-            | Self::Removed { .. }
             | Self::Parked { .. }
             | Self::AcceptRecovered => Level::Info,
             Self::Stopped { report, .. } if report.is_clean() => Level::Info,
@@ -191,6 +212,9 @@ impl Event<'_> {
                 if *queued == Unsent::default() && !matches!(why, Some(Outage::Final(_))) =>
             {
                 Level::Info
+            }
+            Self::Closed { conn, why, .. } if is_unspoken(conn, why) || is_http(conn, why) => {
+                Level::Debug
             }
             Self::Closed { why, unsent, unconfirmed: false, .. }
                 if is_ordinary(why) && *unsent == Unsent::default() =>
@@ -216,7 +240,9 @@ impl Event<'_> {
             | Self::WorkerLost { .. }
             | Self::HookPanicked { .. }
             | Self::HandlerDied { .. } => Level::Error,
-            Self::DialGone { .. }
+            Self::Admitted { .. }
+            | Self::Removed { .. }
+            | Self::DialGone { .. }
             | Self::StartHook { .. }
             | Self::StopHook { .. }
             | Self::HighWatermark { .. }
@@ -225,11 +251,68 @@ impl Event<'_> {
             | Self::AnswerTooLate { .. }
             | Self::DroppedWhileDown { .. }
             | Self::NotAlive { .. } => Level::Debug,
-            // The closing of the connection, which comes of it, is what is logged: this comes while
-            // the thread unwinds, when a logger that panics would abort the process.
+            // The closing of the connection, which comes of it, is what is logged.
             Self::HandlerPanicked { .. } => return None,
         })
     }
+
+    /// The events that are like it for the log; `None` if no peer can cause many of them.
+    fn kind(&self, level: Level) -> Option<u64> {
+        // A number, since the discriminant's type has the lifetime of what the event borrows.
+        let mut kind = FxHasher::default();
+        (discriminant(self), level as usize).hash(&mut kind);
+        match self {
+            Self::Listening { .. }
+            | Self::Suspended { .. }
+            | Self::Resumed { .. }
+            | Self::Draining { .. }
+            | Self::Stopped { .. }
+            | Self::WorkerStuck { .. }
+            | Self::WorkerLost { .. }
+            | Self::RouteAdded { .. }
+            | Self::RouteRemoved { .. }
+            | Self::MaxConnChanged { .. }
+            | Self::ClientClosed { .. } => return None,
+            // Once a shortage, and not more often than once a second: the acceptor sees to that.
+            Self::AcceptFailed { .. } | Self::AcceptRecovered => return None,
+            #[cfg(feature = "tls")]
+            Self::TlsReloaded | Self::TlsNotReloaded { .. } => return None,
+            Self::Closed { why, .. } => {
+                discriminant(*why).hash(&mut kind);
+                if let CloseReason::Handshake(why) = why {
+                    discriminant(why).hash(&mut kind);
+                }
+            }
+            Self::Refused { why, .. } => discriminant(*why).hash(&mut kind),
+            Self::ConnectFailed { why, .. } => discriminant(*why).hash(&mut kind),
+            Self::HookPanicked { hook, .. } => hook.hash(&mut kind),
+            _ => {}
+        }
+        Some(kind.finish())
+    }
+
+    /// Whether it is the last word of a server or a client.
+    fn is_last(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::ClientClosed { .. })
+    }
+}
+
+/// Whether a peer that said nothing at all has left, or was left: it looked whether the port is there.
+fn is_unspoken(conn: &Conn, why: &CloseReason) -> bool {
+    use CloseReason as R;
+    use HandshakeError as H;
+    let left = matches!(
+        why,
+        R::PeerClosed | R::Io(_) | R::Silent(_) | R::Handshake(H::PeerClosed | H::Io(_) | H::Late)
+    );
+    let shared = conn.shared();
+    left && !shared.dialled && !shared.was_heard()
+}
+
+/// Whether a peer asked in plain HTTP where something else is spoken: it looked whether the server is well.
+fn is_http(conn: &Conn, why: &CloseReason) -> bool {
+    matches!(why, CloseReason::Handshake(_) | CloseReason::Protocol(_))
+        && conn.shared().asked_http()
 }
 
 fn is_ordinary(why: &CloseReason) -> bool {
@@ -327,7 +410,8 @@ impl fmt::Display for Event<'_> {
             Self::Closed { conn, why, unsent, unhandled, unconfirmed } => {
                 write!(f, "{conn} closed: {why}")?;
                 if unsent.frames > 0 || *unhandled > 0 {
-                    write!(f, "; {unsent} unsent, {unhandled} bytes unhandled")?;
+                    let s = if *unhandled == 1 { "" } else { "s" };
+                    write!(f, "; {unsent} unsent, {unhandled} byte{s} unhandled")?;
                 }
                 if *unconfirmed {
                     f.write_str("; the peer has not acknowledged all that was sent")?;
@@ -335,10 +419,8 @@ impl fmt::Display for Event<'_> {
                 Ok(())
             }
             Self::CutShort { conn, messages } => {
-                write!(
-                    f,
-                    "{conn}: the drain deadline passed, {messages} messages were with handlers"
-                )
+                let s = if *messages == 1 { " was" } else { "s were" };
+                write!(f, "{conn}: the drain deadline passed, {messages} message{s} with handlers")
             }
             Self::HighWatermark { conn, unsent } => {
                 write!(f, "{conn} takes less than it is sent: {unsent} unsent")
@@ -404,16 +486,24 @@ impl fmt::Display for Event<'_> {
 
 pub(crate) type Observer = Box<dyn Fn(&Event<'_>) + Send + Sync>;
 
+/// The kind of the line that tells of an observer's panic.
+const OBSERVER: u64 = u64::MAX;
+
 /// Where a server's events go: to its counters, to the log, and to its observer.
 #[derive(Default)]
 pub(crate) struct Events {
     counters: Counters,
+    log: Log,
     observer: Option<Observer>,
 }
 
 impl Events {
-    pub(crate) fn new(observer: Option<Observer>) -> Self {
-        Self { counters: Counters::default(), observer }
+    /// For an actix system that runs on this thread.
+    pub(crate) fn start(observer: Option<Observer>) -> Arc<Self> {
+        let (counters, log) = (Counters::default(), Log::default());
+        let events = Arc::new(Self { counters, log, observer });
+        log::keep_up(&events);
+        events
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -424,12 +514,17 @@ impl Events {
     pub(crate) fn emit(&self, event: Event<'_>) {
         self.counters.count(&event);
         if let Some(level) = event.level() {
-            log!(target: TARGET, level, "{event}");
+            if event.is_last() {
+                self.log.flush();
+            }
+            self.log.write(|| event.kind(level), level, &event);
         }
         if let Some(observer) = &self.observer
             && contained(|| observer(&event)).is_none()
         {
-            error!(target: TARGET, "the observer of events panicked");
+            self.counters.observer_panicked();
+            let text = "the observer of events panicked";
+            self.log.write(|| Some(OBSERVER), Level::Error, &text);
         }
     }
 }

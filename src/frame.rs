@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::unwind::guarded;
+
 /// The id of a message on the wire. It names the route on the server; every value is legal.
 pub type MsgId = u32;
 
@@ -20,6 +22,11 @@ impl Frame {
     /// A frame with this id and payload.
     pub fn new(id: MsgId, payload: impl Into<Bytes>) -> Self {
         Self { id, payload: payload.into() }
+    }
+
+    /// The same, to be kept where its payload's drop must not panic.
+    pub(crate) fn guarded(self) -> Self {
+        Self { payload: guarded(self.payload), ..self }
     }
 }
 

@@ -161,7 +161,7 @@ pub use conn::{
 pub use conn_manager::{BroadcastReport, ConnManager, Connections};
 pub use connection::{Connection, Heartbeat, Stop, Watermark};
 pub use endpoint::{BadEndpoint, Endpoint, ListenAddr, Scheme};
-pub use event::{Endings, Event, Refusals, Stats};
+pub use event::{Endings, Event, Handshakes, Refusals, Stats};
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
 pub use router::{IntoReply, Reply, Route, RouteError, Router};

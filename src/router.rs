@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::surely::handle_surely;
-use crate::unwind::contained;
+use crate::unwind::{Guard, contained};
 use function::FnSource;
 use handler::HandlerSource;
 use recipient::RecipientSource;
@@ -42,7 +42,8 @@ impl Route {
         A: Actor<Context = Context<A>> + Handler<Inbound>,
         F: Fn() -> A + Send + Sync + 'static,
     {
-        Self(Arc::new(HandlerSource(Arc::new(factory))))
+        let factory = Guard::new(factory);
+        Self(Arc::new(HandlerSource(Arc::new(move || (*factory)()))))
     }
 
     /// One shared actor, wherever it runs: a room, a world.

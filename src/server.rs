@@ -31,6 +31,7 @@ use crate::settings::Settings;
 use crate::transport::Layers;
 #[cfg(feature = "ws")]
 use crate::transport::ws::{Auth, Rules, Upgrade};
+use crate::unwind::Guard;
 pub use bound::BoundServer;
 use bound::StoppedOnDrop;
 pub use error::ServerError;
@@ -139,7 +140,8 @@ impl Server {
         id: MsgId,
         make: impl FnOnce(&ServerHandle) -> Route + 'static,
     ) -> Self {
-        self.routes.push((id, Box::new(make)));
+        let make = Guard::new(make);
+        self.routes.push((id, Box::new(move |server| make.into_inner()(server))));
         self
     }
 
@@ -149,7 +151,8 @@ impl Server {
     /// gets no broadcast before it. If it panics, the connection is closed with
     /// [`CloseReason::HookPanicked`]. It is not called for refused connections.
     pub fn on_conn_start(mut self, hook: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
-        self.hooks.on_start = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_start = Some(Box::new(move |conn| hook(conn)));
         self
     }
 
@@ -163,7 +166,8 @@ impl Server {
         mut self,
         hook: impl Fn(&Conn, &CloseReason) + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_stop = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_stop = Some(Box::new(move |conn, why| hook(conn, why)));
         self
     }
 
@@ -173,7 +177,8 @@ impl Server {
     /// It runs on the connection's worker and holds it up, so it must not block. A panic in it is
     /// logged.
     pub fn on_watermark(mut self, hook: impl Fn(&Conn, Watermark) + Send + Sync + 'static) -> Self {
-        self.hooks.on_watermark = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_watermark = Some(Box::new(move |conn, mark| hook(conn, mark)));
         self
     }
 
@@ -182,13 +187,14 @@ impl Server {
     /// It runs wherever something happens, on any thread, and holds that up, so it must not block. What it
     /// does is told it as well: if it sends, it must know when to stop. A panic in it is logged.
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Box::new(observer));
+        let observer = Guard::new(observer);
+        self.observer = Some(Box::new(move |event| observer(event)));
         self
     }
 
     /// Cuts frames out of the byte stream by `framing`, instead of by the setting `wire_format`.
     pub fn framing(mut self, framing: impl Framing) -> Self {
-        self.framing = Some(Arc::new(framing));
+        self.framing = Some(Arc::new(Guard::new(framing)));
         self
     }
 
@@ -217,7 +223,8 @@ impl Server {
         mut self,
         frame: impl Fn(&AddError) -> Option<Frame> + Send + Sync + 'static,
     ) -> Self {
-        self.refusal = Refusal::new(Some(Box::new(frame)));
+        let frame = Guard::new(frame);
+        self.refusal = Refusal::new(Some(Box::new(move |why| frame(why))));
         self
     }
 
@@ -227,7 +234,7 @@ impl Server {
     /// An outbox without room does not get it. One that could never take it is an error of
     /// [`bind`](Self::bind).
     pub fn shutdown_notice(mut self, frame: impl Into<Frame>) -> Self {
-        self.notice = Some(frame.into());
+        self.notice = Some(frame.into().guarded());
         self
     }
 
@@ -264,7 +271,7 @@ impl Server {
         mut self,
         admits: impl AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.ws_auth = Some(Arc::new(admits));
+        self.ws_auth = Some(Arc::new(Guard::new(admits)));
         self
     }
 
@@ -335,7 +342,7 @@ impl Server {
 
     pub(crate) fn into_parts(self) -> Parts {
         let Self { settings, routes, hooks, observer, costs, framing, .. } = self;
-        let events = Arc::new(Events::new(observer));
+        let events = Events::start(observer);
         let mut limits = settings.limits(Arc::clone(&events));
         limits.rates.costs = costs;
         limits.codec = settings.codec(framing);

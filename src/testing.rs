@@ -48,6 +48,7 @@ use crate::router::{Router, Table};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain};
+use crate::unwind::guarded;
 pub use client::TestClient;
 pub use stream::{TestStream, TestWire};
 
@@ -96,7 +97,7 @@ pub fn accepted(conn: &Conn) -> Vec<Frame> {
 /// actor alone. What it answers is found by [`accepted`].
 pub fn inbound(conn: &Conn, id: MsgId, payload: impl Into<Bytes>) -> Inbound {
     conn.shared().window.enter(1);
-    let payload = payload.into();
+    let payload = guarded(payload.into());
     Parcel { id, buffer: &payload, at: 0..payload.len(), conn }.into()
 }
 

@@ -222,6 +222,7 @@ impl Stack {
 
     /// Shakes hands, layer by layer.
     pub(crate) async fn accept(&self, socket: TcpStream, conn: &Conn) -> Result<Boxed, Failed> {
+        listen(&socket, conn).await?;
         let mut transport = below_layers(socket);
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
@@ -264,6 +265,37 @@ pub(crate) async fn gone(transport: &Boxed) {
             return;
         }
     }
+}
+
+/// The methods of HTTP, as far as requests tell them apart by.
+const METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"HEAD ",
+    b"POST ",
+    b"PUT ",
+    b"OPTIONS ",
+    b"DELETE ",
+    b"PATCH ",
+    b"TRACE ",
+    b"CONNECT ",
+    b"PRI ",
+];
+
+/// Whether this begins as a request in plain HTTP does.
+pub(crate) fn is_http(bytes: &[u8]) -> bool {
+    METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
+/// Looks at the first bytes of a peer, which stay unread: whether there are any, and are plain HTTP.
+async fn listen(socket: &TcpStream, conn: &Conn) -> Result<(), HandshakeError> {
+    let mut first = [0; 8];
+    let n = socket.peek(&mut first).await?;
+    if n == 0 {
+        return Err(HandshakeError::PeerClosed);
+    }
+    conn.shared().hear();
+    conn.shared().set_asked_http(is_http(&first[..n]));
+    Ok(())
 }
 
 /// What a peer may still send without the system resetting the connection under the last word to it.

@@ -29,6 +29,7 @@ use crate::inbound::Inbound;
 use crate::router::{IntoReply, Route, Surroundings};
 use crate::settings::Settings;
 use crate::transport::{Acknowledged, TcpOptions};
+use crate::unwind::Guard;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const QUEUE: Unsent = Unsent { frames: 64, bytes: 64 * 1024 };
@@ -125,7 +126,8 @@ impl ClientBuilder {
     /// It runs on the client's thread and holds it up, so it must not block. If it panics, the
     /// connection is closed with [`CloseReason::HookPanicked`].
     pub fn on_conn_start(mut self, hook: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
-        self.hooks.on_start = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_start = Some(Box::new(move |conn| hook(conn)));
         self
     }
 
@@ -138,7 +140,8 @@ impl ClientBuilder {
         mut self,
         hook: impl Fn(&Conn, &CloseReason) + Send + Sync + 'static,
     ) -> Self {
-        self.hooks.on_stop = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_stop = Some(Box::new(move |conn, why| hook(conn, why)));
         self
     }
 
@@ -147,7 +150,8 @@ impl ClientBuilder {
     ///
     /// It runs on the client's thread and holds it up, so it must not block. A panic in it is logged.
     pub fn on_watermark(mut self, hook: impl Fn(&Conn, Watermark) + Send + Sync + 'static) -> Self {
-        self.hooks.on_watermark = Some(Box::new(hook));
+        let hook = Guard::new(hook);
+        self.hooks.on_watermark = Some(Box::new(move |conn, mark| hook(conn, mark)));
         self
     }
 
@@ -156,7 +160,8 @@ impl ClientBuilder {
     /// It runs wherever something happens, on any thread, and holds that up, so it must not block. A
     /// panic in it is logged.
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.observer = Some(Box::new(observer));
+        let observer = Guard::new(observer);
+        self.observer = Some(Box::new(move |event| observer(event)));
         self
     }
 
@@ -169,7 +174,7 @@ impl ClientBuilder {
 
     /// Cuts frames out of the byte stream by `framing`, instead of by the setting `wire_format`.
     pub fn framing(mut self, framing: impl Framing) -> Self {
-        self.framing = Some(Arc::new(framing));
+        self.framing = Some(Arc::new(Guard::new(framing)));
         self
     }
 
@@ -311,7 +316,7 @@ impl ClientBuilder {
         if System::try_current().is_none() {
             return Err(ConnectError::NoSystem);
         }
-        let events = Arc::new(Events::new(observer));
+        let events = Events::start(observer);
         let mut limits = settings.limits(Arc::clone(&events));
         limits.codec = settings.codec(framing);
         let limits = Arc::new(limits);

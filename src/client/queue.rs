@@ -87,7 +87,9 @@ impl Queue {
     }
 
     /// Pushes an item for which there [is room](Self::has_room).
-    pub(super) fn push(&mut self, item: Item) {
+    pub(super) fn push(&mut self, mut item: Item) {
+        // It is dropped among others, perhaps, and not by whom it is from.
+        item.frame = item.frame.guarded();
         self.grow(&item);
         self.items.push_back(item);
     }

@@ -152,11 +152,14 @@ impl Shared {
             Offered::Closed(item) => Err(SendError::Closed(item.frame)),
             Offered::Full(item, Some(conn)) => {
                 let overflow = self.limits.overflow;
-                let settled = conn.settle(Pushed::Full, overflow);
-                settled.map(drop).ok_or_else(|| match overflow {
-                    Overflow::Refuse => SendError::Full(item.frame),
-                    _ => SendError::Closed(item.frame),
-                })
+                match (conn.settle(Pushed::Full, overflow), overflow) {
+                    (Some(_), _) => {
+                        bury(|| item);
+                        Ok(())
+                    }
+                    (None, Overflow::Refuse) => Err(SendError::Full(item.frame)),
+                    (None, _) => Err(SendError::Closed(item.frame)),
+                }
             }
             Offered::Full(item, None) if self.when_full == WhenQueueFull::Refuse => {
                 Err(SendError::Full(item.frame))
@@ -181,6 +184,7 @@ impl Shared {
                 Pushed::Accepted | Pushed::Displaced(_) => {
                     let lost = item.asked.take().and_then(|asked| state.enter(asked));
                     drop(state);
+                    bury(|| item);
                     let _ = conn.settle(pushed, Overflow::DropOldest);
                     out_of_step(&conn, lost);
                     return Offered::Accepted;
@@ -237,11 +241,10 @@ impl Shared {
 
     /// Takes an item back if it is in the queue still.
     pub(super) fn withdraw(&self, ticket: u64) -> bool {
-        let withdrawn = self.lock().queue.remove(ticket);
-        if withdrawn.is_some() {
-            self.room.notify_waiters();
-        }
-        withdrawn.is_some()
+        let Some(withdrawn) = self.lock().queue.remove(ticket) else { return false };
+        self.room.notify_waiters();
+        bury(|| withdrawn);
+        true
     }
 
     pub(super) fn conn(&self) -> Option<Conn> {

@@ -9,7 +9,7 @@ use crate::codec::FrameCodec;
 use crate::conn::HandshakeError;
 use crate::endpoint::Endpoint;
 use crate::transport::{Boxed, ws};
-use crate::unwind::contained;
+use crate::unwind::{Guard, contained};
 
 /// Names and values.
 type Headers = Vec<(String, String)>;
@@ -65,7 +65,8 @@ impl WebSocket {
         mut self,
         make: impl Fn() -> Vec<(String, String)> + Send + Sync + 'static,
     ) -> Self {
-        self.of_dial = Some(Arc::new(make));
+        let make = Guard::new(make);
+        self.of_dial = Some(Arc::new(move || (*make)()));
         self
     }
 

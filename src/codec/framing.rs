@@ -7,6 +7,7 @@ use bytes::BytesMut;
 
 use super::FrameError;
 use crate::frame::MsgId;
+use crate::unwind::Guard;
 
 /// How frames stand on the wire, for protocols other than the built-in
 /// [`WireFormat`](crate::WireFormat)s: give one to [`Server::framing`](crate::Server::framing), and
@@ -83,6 +84,25 @@ pub trait Framing: fmt::Debug + Send + Sync + 'static {
 
     /// How many bytes a frame has beside its payload, at most.
     fn overhead(&self) -> usize;
+}
+
+/// A framing of the application, which is dropped with the last connection that keeps it.
+impl<F: Framing> Framing for Guard<F> {
+    fn find(&self, src: &[u8], max_payload: u32) -> Result<Option<Found>, FrameError> {
+        (**self).find(src, max_payload)
+    }
+
+    fn put(&self, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        (**self).put(id, payload, dst);
+    }
+
+    fn can_put(&self, id: MsgId, payload: &[u8]) -> bool {
+        (**self).can_put(id, payload)
+    }
+
+    fn overhead(&self) -> usize {
+        (**self).overhead()
+    }
 }
 
 /// A frame in what was received.

@@ -133,7 +133,9 @@ impl Unsent {
 
 impl fmt::Display for Unsent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} frames ({} bytes)", self.frames, self.bytes)
+        let s = |n: usize| if n == 1 { "" } else { "s" };
+        let Self { frames, bytes } = *self;
+        write!(f, "{frames} frame{} ({bytes} byte{})", s(frames), s(bytes))
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::limits::Unsent;
 use crate::codec::{FrameCodec, HEADER_LEN};
 use crate::frame::{Frame, MsgId};
+use crate::unwind::guarded;
 
 /// Payloads from this size on are shared with the writer; smaller ones are copied behind their
 /// header, which costs less than a slice of their own in the system call. And a payload that was cut
@@ -226,7 +227,8 @@ impl Batch {
             self.push_copy(codec, frame.id, &frame.payload);
         } else {
             codec.put_header(frame.id, frame.payload.len(), self.small_tail());
-            self.push_shared(frame.payload.clone());
+            // From here on it is dropped among others, and on whatever way the connection ends.
+            self.push_shared(guarded(frame.payload.clone()));
         }
     }
 

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
+use crate::unwind::bury;
+
 type Values = FxHashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
 /// Allocates only for connections that use it.
@@ -38,16 +40,27 @@ impl Properties {
         self.lock().values.as_mut()?.remove(&TypeId::of::<T>()).and_then(typed)
     }
 
-    /// Forgets all values, for good. The caller drops them, which is code of the application.
-    pub(crate) fn end(&self) -> impl Sized + use<> {
+    /// Forgets all values, for good.
+    pub(crate) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
-        state.values.take()
+        let values = state.values.take();
+        drop(state);
+        for (_, value) in values.into_iter().flat_map(|values| *values) {
+            bury(value);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code of the application runs under the lock, and nothing in it panics half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Properties {
+    /// Of a connection that never had an actor.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -17,6 +17,7 @@ use super::{CloseReason, ConnId, Ending, SendError};
 use crate::codec::FrameCodec;
 use crate::endpoint::ListenAddr;
 use crate::frame::{Frame, MsgId};
+use crate::unwind::bury;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -39,8 +40,10 @@ pub(crate) struct Shared {
     attached: AtomicBool,
     /// Frames of this connection were dropped.
     dropped: AtomicBool,
-    /// The peer has sent something: bytes of frames.
+    /// The peer has sent a byte.
     heard: AtomicBool,
+    /// What it has sent is a request in plain HTTP, for nothing that is spoken here.
+    http: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -154,6 +157,7 @@ impl Shared {
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
             heard: AtomicBool::new(false),
+            http: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -177,7 +181,10 @@ impl Shared {
         match self.offer(&frame, encoded.as_ref()) {
             Pushed::Closed => Err(SendError::Closed(frame)),
             Pushed::Full => Err(SendError::Full(frame)),
-            accepted => Ok(accepted),
+            accepted => {
+                bury(frame);
+                Ok(accepted)
+            }
         }
     }
 
@@ -202,6 +209,7 @@ impl Shared {
             None => outbox.push(codec, &frame),
             Some(encoded) => outbox.push_encoded(encoded),
         });
+        bury(frame);
         Ok(())
     }
 
@@ -242,7 +250,10 @@ impl Shared {
             match self.offer(&frame, encoded.as_ref()) {
                 Pushed::Closed => return Err(SendError::Closed(frame)),
                 Pushed::Full => self.room_for(self.limits.len_of(&frame, encoded.as_ref())).await,
-                accepted => return Ok(accepted),
+                accepted => {
+                    bury(frame);
+                    return Ok(accepted);
+                }
             }
         }
     }
@@ -301,6 +312,28 @@ impl Shared {
     /// Remembers that frames were dropped. True if they are the first.
     pub(crate) fn note_dropped(&self) -> bool {
         !self.dropped.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the peer has sent a byte: of its handshake or, if there is none, of a frame. On a client,
+    /// of a frame.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn hear(&self) {
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the peer has asked in plain HTTP, for nothing that is spoken here.
+    pub(crate) fn asked_http(&self) -> bool {
+        self.http.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_asked_http(&self, http: bool) {
+        self.http.store(http, Ordering::Relaxed);
     }
 
     /// How long the last answer to a heartbeat took.
@@ -383,11 +416,6 @@ impl Shared {
     /// Whether one side has asked the other not to connect again.
     pub(crate) fn is_final(&self) -> bool {
         self.lock().is_final
-    }
-
-    /// Whether the peer has sent anything: bytes of frames.
-    pub(crate) fn was_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -515,12 +543,6 @@ impl Shared {
         let taken = state.outbox.take(batch, self.limits.half_outbox());
         self.queued.store(state.outbox.has_queued(), Ordering::Relaxed);
         taken
-    }
-
-    /// The peer has sent something.
-    #[inline]
-    pub(crate) fn hear(&self) {
-        self.heard.store(true, Ordering::Relaxed);
     }
 
     /// The writer could not write `bytes` of what there is.

@@ -63,7 +63,8 @@ pub struct Broadcast {
 impl Broadcast {
     /// A broadcast of this frame, with the policy of the settings.
     pub fn new(frame: impl Into<Frame>) -> Self {
-        Self { frame: frame.into(), overflow: None }
+        // It is dropped in mailboxes.
+        Self { frame: frame.into().guarded(), overflow: None }
     }
 }
 

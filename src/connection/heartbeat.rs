@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::conn::{CloseReason, Conn, Overflow, SendError, Silence};
 use crate::event::Event;
 use crate::frame::MsgId;
-use crate::unwind::contained;
+use crate::unwind::{Guard, contained};
 
 type Payload = Box<dyn Fn(&Conn) -> Bytes + Send + Sync>;
 type OnNotAlive = Box<dyn Fn(&Conn) + Send + Sync>;
@@ -69,6 +69,7 @@ impl Heartbeat {
         make: impl Fn(&Conn) -> P + Send + Sync + 'static,
     ) -> Self {
         self.id = id;
+        let make = Guard::new(make);
         self.payload = Box::new(move |conn| make(conn).into());
         self
     }
@@ -92,14 +93,16 @@ impl Heartbeat {
     ///
     /// It runs on the connection's worker, so it must not block. A panic in it is logged.
     pub fn on_remote_not_alive(mut self, f: impl Fn(&Conn) + Send + Sync + 'static) -> Self {
-        self.on_not_alive = Box::new(f);
+        let f = Guard::new(f);
+        self.on_not_alive = Box::new(move |conn| f(conn));
         self
     }
 
     /// Sends one. True if it is accepted.
     pub(super) fn beat(&self, conn: &Conn) -> bool {
-        match contained(|| (self.payload)(conn)) {
-            Some(payload) => match conn.send_with(self.id, payload, Overflow::Refuse) {
+        // A payload that is not accepted is dropped here, too.
+        let sent = contained(|| {
+            match conn.send_with(self.id, (self.payload)(conn), Overflow::Refuse) {
                 Ok(_) => true,
                 // An outbox that is full proves that the peer is not waited for in vain, and has a
                 // deadline of its own.
@@ -108,12 +111,12 @@ impl Heartbeat {
                     conn.emit(Event::HeartbeatFailed { conn, why: &why });
                     false
                 }
-            },
-            None => {
-                conn.emit(Event::HookPanicked { conn, hook: "the heartbeat's payload" });
-                false
             }
-        }
+        });
+        sent.unwrap_or_else(|| {
+            conn.emit(Event::HookPanicked { conn, hook: "the heartbeat's payload" });
+            false
+        })
     }
 
     pub(super) fn not_alive(&self, conn: &Conn) {

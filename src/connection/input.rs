@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
-use crate::transport::Signs;
+use crate::transport::{Signs, is_http};
 use crate::turn::Turn;
 use crate::unwind::contained;
 
@@ -263,8 +263,8 @@ impl Input {
                     return Err(Progress::Waits);
                 }
                 Poll::Ready(Ok(1..)) => {
-                    link.pulse.hear(local.now());
                     link.conn.shared().hear();
+                    link.pulse.hear(local.now());
                     self.fill_meter(link);
                 }
                 Poll::Ready(Ok(0)) => {
@@ -277,6 +277,9 @@ impl Input {
                 Poll::Ready(Err(error)) => break CloseReason::of(error),
             }
         };
+        if matches!(why, CloseReason::Protocol(_)) && is_http(self.reader.remainder()) {
+            link.conn.shared().set_asked_http(true);
+        }
         link.conn.close(why);
         self.discard(local);
         // An ending that is under way does not change by this: the input is at its end.

@@ -61,6 +61,11 @@ impl Reader {
         self.frames.len() - self.next + self.buffer.len()
     }
 
+    /// What has come that is no whole frame.
+    pub(crate) fn remainder(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
     #[inline]

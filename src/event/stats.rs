@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use super::Event;
-use crate::conn::{CloseReason, Overflow};
+use super::{Event, is_http, is_unspoken};
+use crate::conn::{CloseReason, HandshakeError, Overflow};
 use crate::conn_manager::AddError;
 
 macro_rules! counters {
@@ -50,6 +50,12 @@ counters! {
         refused,
         /// Connections that ended, of those admitted.
         ended,
+        /// Connections that ended by their peers' doing, which had not sent a byte: somebody looked whether
+        /// the port is there.
+        left_unspoken,
+        /// Connections whose peers asked in plain HTTP, and for no WebSocket: somebody looked whether the server
+        /// is well.
+        plain_http,
         /// Connections whose end was not over by the drain deadline.
         cut_short,
         /// Messages that were with handlers then.
@@ -81,7 +87,9 @@ counters! {
         not_alive,
         /// Messages without a route.
         unrouted,
-        /// Messages whose handler panicked, and hooks that did.
+        /// Messages for which a route function returned an error.
+        handler_errors,
+        /// Messages whose handler panicked, and hooks and observers that did.
         panics,
         /// Handler actors that panicked or stopped, and were started again.
         restarts,
@@ -104,6 +112,8 @@ counters! {
         ;
         /// Why they ended: adds up to `ended`.
         endings: Endings, EndingCounters,
+        /// Why handshakes failed: adds up to `endings.handshake`.
+        handshakes: Handshakes, HandshakeCounters,
         /// Why they were not admitted: adds up to `refused`.
         refusals: Refusals, RefusalCounters,
     }
@@ -160,6 +170,26 @@ counters! {
 }
 
 counters! {
+    /// How many connections ended for which [`HandshakeError`].
+    Handshakes, HandshakeCounters {
+        /// [`HandshakeError::Late`].
+        late,
+        /// [`HandshakeError::PeerClosed`].
+        peer_closed,
+        /// [`HandshakeError::Io`].
+        io,
+        /// [`HandshakeError::Tls`].
+        tls,
+        /// [`HandshakeError::Certificate`].
+        certificate,
+        /// [`HandshakeError::WebSocket`].
+        web_socket,
+        /// [`HandshakeError::Http`].
+        http,
+    }
+}
+
+counters! {
     /// How many connections were not admitted for which [`AddError`].
     Refusals, RefusalCounters {
         /// [`AddError::Full`].
@@ -206,6 +236,20 @@ impl EndingCounters {
     }
 }
 
+impl HandshakeCounters {
+    fn of(&self, why: &HandshakeError) -> &AtomicU64 {
+        match why {
+            HandshakeError::Late => &self.late,
+            HandshakeError::PeerClosed => &self.peer_closed,
+            HandshakeError::Io(_) => &self.io,
+            HandshakeError::Tls(_) => &self.tls,
+            HandshakeError::Certificate(_) => &self.certificate,
+            HandshakeError::WebSocket(_) => &self.web_socket,
+            HandshakeError::Http { .. } => &self.http,
+        }
+    }
+}
+
 impl RefusalCounters {
     fn of(&self, why: &AddError) -> &AtomicU64 {
         match why {
@@ -220,6 +264,10 @@ impl RefusalCounters {
 }
 
 impl Counters {
+    pub(super) fn observer_panicked(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn count(&self, event: &Event<'_>) {
         let (counter, n) = match event {
             Event::Admitted { .. } => (&self.admitted, 1),
@@ -227,8 +275,13 @@ impl Counters {
                 self.refusals.of(why).fetch_add(1, Relaxed);
                 (&self.refused, 1)
             }
-            Event::Removed { why, .. } => {
+            Event::Removed { conn, why, .. } => {
                 self.endings.of(why).fetch_add(1, Relaxed);
+                if let CloseReason::Handshake(why) = why {
+                    self.handshakes.of(why).fetch_add(1, Relaxed);
+                }
+                self.left_unspoken.fetch_add(is_unspoken(conn, why).into(), Relaxed);
+                self.plain_http.fetch_add(is_http(conn, why).into(), Relaxed);
                 (&self.ended, 1)
             }
             Event::Closed { unsent, unhandled, unconfirmed, .. } => {
@@ -252,6 +305,7 @@ impl Counters {
             Event::NotAlive { .. } => (&self.not_alive, 1),
             Event::Unrouted { .. } => (&self.unrouted, 1),
             Event::HandlerPanicked { .. } | Event::HookPanicked { .. } => (&self.panics, 1),
+            Event::HandlerFailed { .. } => (&self.handler_errors, 1),
             Event::HandlerDied { .. } => (&self.restarts, 1),
             Event::DroppedWhileDown { .. } => (&self.dropped_while_down, 1),
             Event::WorkerBlocked { .. } => (&self.workers_blocked, 1),
@@ -277,7 +331,6 @@ impl Counters {
             | Event::Parked { .. }
             | Event::StartHook { .. }
             | Event::StopHook { .. }
-            | Event::HandlerFailed { .. }
             | Event::HeartbeatFailed { .. }
             | Event::LowWatermark { .. } => return,
         };

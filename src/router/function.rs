@@ -11,16 +11,16 @@ use super::reply::{IntoReply, Replies};
 use super::table::{Delivered, LocalRoute, RouteSource, Running, Surroundings};
 use crate::frame::MsgId;
 use crate::inbound::Inbound;
-use crate::unwind::contained;
+use crate::unwind::{Guard, contained};
 
 pub(crate) struct FnSource<F, R> {
-    f: Arc<F>,
+    f: Arc<Guard<F>>,
     reply: PhantomData<fn() -> R>,
 }
 
 impl<F, R> FnSource<F, R> {
     pub(crate) fn new(f: F) -> Self {
-        Self { f: Arc::new(f), reply: PhantomData }
+        Self { f: Arc::new(Guard::new(f)), reply: PhantomData }
     }
 }
 

@@ -150,7 +150,7 @@ impl ServerHandle {
         frame: F,
         overflow: Overflow,
     ) -> impl Future<Output = Result<BroadcastReport, SendError>> + use<F> {
-        let broadcast = Broadcast { frame: frame.into(), overflow: Some(overflow) };
+        let broadcast = Broadcast { overflow: Some(overflow), ..Broadcast::new(frame) };
         surely(&self.0.manager, broadcast, Ok(BroadcastReport::default()))
     }
 

@@ -47,9 +47,14 @@ impl Refusal {
         why: &AddError,
         limits: &Arc<Limits>,
     ) -> Option<TurnAway> {
-        let frame = self.0.as_ref().and_then(|make| contained(|| make(why)).flatten());
-        let frame = frame.filter(|frame| limits.codec.can_put(frame));
-        let frame = frame.and_then(|frame| Encoded::new(&limits.codec, &frame));
+        let frame = self.0.as_ref().and_then(|make| {
+            // The frame is dropped here, too.
+            let encoded = contained(|| {
+                let frame = make(why).filter(|frame| limits.codec.can_put(frame))?;
+                Encoded::new(&limits.codec, &frame)
+            });
+            encoded.flatten()
+        });
         let unwanted = matches!(why, AddError::Denied(_)) && stack.is_costly();
         if unwanted || frame.is_none() && !stack.refuses() {
             return None;

@@ -45,6 +45,9 @@ impl Layer for ServerWs {
     fn accept<'a>(&'a self, mut below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let (head, rest) = upgrade::read_head(&mut below).await?;
+            if let Ok(head) = &head {
+                conn.shared().set_asked_http(!upgrade::is_one(head));
+            }
             let answer = match head {
                 // The application may take long, and nobody reads meanwhile.
                 Ok(head) => tokio::select! {

@@ -175,6 +175,8 @@ async fn what_is_no_tls_ends_as_a_failed_handshake_without_hooks() {
     assert!(watched.hooks.lock().unwrap().is_empty(), "nothing stopped that had started");
     let stats = watched.server.handle().stats();
     assert_eq!((stats.endings.handshake, stats.admitted), (2, 3));
+    assert_eq!((stats.plain_http, stats.left_unspoken), (1, 1));
+    assert_eq!((stats.handshakes.tls, stats.handshakes.peer_closed), (1, 1));
     watched.server.stop().await.unwrap();
 }
 

@@ -14,6 +14,7 @@ use super::wire::Wire;
 use crate::codec::FrameCodec;
 use crate::conn::HandshakeError;
 use crate::endpoint::Endpoint;
+use crate::event::push_escaped;
 use crate::transport::Boxed;
 
 /// How much of a server's refusal is kept.
@@ -90,12 +91,7 @@ fn is_of_the_protocol(name: &HeaderName) -> bool {
 /// As one line of text: a server must not write lines of its own into a log, or steer a terminal.
 fn printable(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '"' | '\'' => line.push(char),
-            char => line.extend(char.escape_debug()),
-        }
-    }
+    text.chars().for_each(|char| push_escaped(&mut line, char));
     line
 }
 

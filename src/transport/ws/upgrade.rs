@@ -18,7 +18,7 @@ use crate::conn_manager::AddError;
 use crate::event::Event;
 use crate::settings::Settings;
 use crate::transport::{Boxed, Local};
-use crate::unwind::Contained;
+use crate::unwind::{Contained, Guard};
 
 /// The longest head of a request that is read.
 const MAX_HEAD: usize = 16 * 1024;
@@ -91,9 +91,9 @@ pub(crate) trait Auth: Send + Sync {
     fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool>;
 }
 
-impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for F {
+impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for Guard<F> {
     fn admits<'a>(&'a self, upgrade: &'a Upgrade, conn: &'a Conn) -> Local<'a, bool> {
-        Box::pin(self(upgrade, conn))
+        Box::pin((**self)(upgrade, conn))
     }
 }
 
@@ -167,6 +167,14 @@ impl Rules {
             Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, "the authentication panicked")
         })
     }
+}
+
+/// Whether a request is one for a WebSocket, good or bad.
+pub(super) fn is_one(request: &Request<()>) -> bool {
+    let named = request.headers().get_all(header::UPGRADE).iter();
+    named
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("websocket")))
 }
 
 /// The request with a single line for each of the two headers that are lists, of which the WebSocket
