@@ -26,7 +26,7 @@ use crate::connection::{Heartbeat, Hooks, Watermark};
 use crate::event::{Event, Events, Observer};
 use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
-use crate::router::{IntoReply, Register, Route, Router, Surroundings};
+use crate::router::{IntoReply, RegisterAll, Route, Router, Surroundings};
 use crate::settings::Settings;
 use crate::transport::Layers;
 #[cfg(feature = "ws")]
@@ -314,11 +314,9 @@ impl Server {
         let handle =
             ServerHandle::new(addrs, manager, router, connections, &limits, gate, Arc::new(layers));
         let told = StoppedOnDrop(handle.clone());
-        for (id, make) in routes {
-            let route = make(&handle);
-            let registered = handle.router().send(Register { id, route }).await;
-            registered.map_err(|_| ServerError::NoSystem)??;
-        }
+        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle))).collect();
+        let registered = handle.router().send(RegisterAll(routes)).await;
+        registered.map_err(|_| ServerError::NoSystem)??;
         Ok(BoundServer {
             settings,
             listeners,
