@@ -121,8 +121,8 @@ pub enum Event<'a> {
     HandlerPanicked { conn: &'a Conn, message: MsgId },
     /// A route function answered with an error.
     HandlerFailed { conn: &'a Conn, error: fmt::Arguments<'a> },
-    /// The handler actor of a message id ended, and is started again after a pause.
-    HandlerDied { message: MsgId, panicked: bool, pause: Duration },
+    /// A handler actor of this type ended, and is started again after a pause.
+    HandlerDied { actor: &'a str, message: Option<MsgId>, panicked: bool, pause: Duration },
     /// A message was dropped in that pause.
     DroppedWhileDown { conn: &'a Conn, message: MsgId },
     /// A connection's socket is closed.
@@ -300,13 +300,17 @@ impl fmt::Display for Event<'_> {
             Self::HandlerFailed { conn, error } => {
                 write!(f, "{conn}: a route function failed: {error}")
             }
-            Self::HandlerDied { message, panicked, pause } => {
+            Self::HandlerDied { actor, message, panicked, pause } => {
+                match message {
+                    Some(message) => write!(f, "the handler actor of message {message}")?,
+                    None => write!(f, "the supervised actor {actor}")?,
+                }
                 let how = if *panicked { "panicked" } else { "stopped" };
-                let ms = pause.as_millis();
-                write!(
-                    f,
-                    "the handler actor of message {message} {how}; it is started again in {ms} ms"
-                )
+                write!(f, " {how}; it is started again ")?;
+                match pause.as_millis() {
+                    0 => f.write_str("at once"),
+                    ms => write!(f, "in {ms} ms"),
+                }
             }
             Self::DroppedWhileDown { conn, message } => {
                 write!(f, "{conn}: message {message} was dropped while its handler actor was down")

@@ -2,9 +2,11 @@
 
 mod function;
 mod handler;
+mod life;
 mod queue;
 mod recipient;
 mod reply;
+mod restart;
 mod table;
 
 use std::fmt;
@@ -37,8 +39,9 @@ impl Route {
     /// A handler actor on each worker, made by `factory` on the worker's thread, so that a message
     /// never changes thread and the actor's state is the worker's.
     ///
-    /// The actor is supervised: if it panics or stops, the factory makes another one after a pause
-    /// that grows from 10 ms to 10 s (100 ms, if it died with a message); messages wait
+    /// The actor is supervised: if it panics or stops, the factory makes another one. If it got a message
+    /// before, that is at once, up to ten times in a second, and beyond that after a pause that grows from
+    /// 10 ms to 100 ms; else after a pause that grows from 10 ms to 10 s. Messages wait
     /// meanwhile, within their connections' windows, unless `while_handler_down` says otherwise.
     pub fn actor<A, F>(factory: F) -> Self
     where

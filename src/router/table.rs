@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::reply::Replies;
 use crate::conn::{CloseReason, Conn};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
 use crate::settings::WhileDown;
@@ -35,6 +35,20 @@ pub(crate) struct Surroundings {
     pub(crate) events: Arc<Events>,
     /// What becomes of messages whose handler actor is about to be started again.
     pub(crate) while_down: WhileDown,
+}
+
+impl Surroundings {
+    /// What becomes of a message whose actor is about to be started again; `None` if it waits.
+    pub(crate) fn while_down(&self, conn: &Conn, id: MsgId) -> Option<Delivered> {
+        match self.while_down {
+            WhileDown::Wait => None,
+            WhileDown::Close => Some(Delivered::Gone),
+            WhileDown::Drop => {
+                conn.emit(Event::DroppedWhileDown { conn, message: id });
+                Some(Delivered::Done)
+            }
+        }
+    }
 }
 
 /// A route on the thread of the connections it serves.
