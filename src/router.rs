@@ -4,15 +4,16 @@ mod function;
 mod handler;
 mod life;
 mod queue;
-mod recipient;
 mod reply;
 mod restart;
+mod shared;
+mod supervised;
 mod table;
 
 use std::fmt;
 use std::sync::Arc;
 
-use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::oneshot;
 
@@ -23,9 +24,12 @@ use crate::surely::handle_surely;
 use crate::unwind::contained;
 use function::FnSource;
 use handler::HandlerSource;
-use recipient::RecipientSource;
 pub(crate) use reply::{Answer, Replies};
 pub use reply::{IntoReply, Reply};
+pub(crate) use shared::SharedActor;
+use shared::SharedSource;
+pub(crate) use supervised::Home;
+pub use supervised::{SupervisedAddr, supervise, supervise_on};
 pub(crate) use table::{
     Called, Change, Delivered, LocalRoute, LocalTable, Origin, Publish, RouteSource, Running,
     Surroundings,
@@ -54,9 +58,11 @@ impl Route {
     /// One shared actor, wherever it runs: a room, a world.
     ///
     /// When it is gone, a message for it closes its connection with
-    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone).
+    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone), and the first such message of a
+    /// server is an [`Event::SharedActorGone`]. An actor that is started again when it dies is made
+    /// by [`supervise`]; a [`SupervisedAddr`] is a route by `Route::from`.
     pub fn to(recipient: Recipient<Inbound>) -> Self {
-        Self(Arc::new(RecipientSource(Arc::new(recipient))))
+        Self(Arc::new(SharedSource(SharedActor::new(recipient, None))))
     }
 
     /// An async function, run in the task of the connection that got the message; what it returns
@@ -77,6 +83,21 @@ impl Route {
     /// What kind of route it is, in a word or two.
     pub fn kind(&self) -> &'static str {
         self.0.kind()
+    }
+}
+
+impl From<Recipient<Inbound>> for Route {
+    fn from(recipient: Recipient<Inbound>) -> Self {
+        Self::to(recipient)
+    }
+}
+
+impl<A> From<Addr<A>> for Route
+where
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    fn from(addr: Addr<A>) -> Self {
+        Self::to(addr.recipient())
     }
 }
 
