@@ -18,7 +18,9 @@ use tokio::sync::Notify;
 use tokio_util::codec::Encoder;
 use zinxide::conn_manager::{Add, Broadcast, Get, Remove};
 use zinxide::testing::{TestConnection, accepted, conn};
-use zinxide::{ConnId, ConnManager, Frame, FrameCodec, Inbound, Server, Settings, WireFormat};
+use zinxide::{
+    ConnId, ConnManager, Frame, FrameCodec, Inbound, Route, Server, Settings, WireFormat,
+};
 
 const SIZES: [usize; 4] = [16, 256, 4096, 65_536];
 
@@ -173,6 +175,44 @@ fn connection(c: &mut Criterion) {
     group.finish();
 }
 
+/// Many routes: to bind with them, and to change one of them.
+fn routes(c: &mut Criterion) {
+    let function = || Route::function(async |msg: Inbound| msg);
+    let server = |routes| {
+        let settings = Settings { tcp_port: 0, worker_pool_size: 2, ..roomy() };
+        let server = Server::new(settings).without_signals();
+        (0..routes).fold(server, |server, id| server.add_route(id, function()))
+    };
+    let system = System::new();
+    let mut group = c.benchmark_group("routes");
+    for routes in [10, 10_000] {
+        group.bench_function(BenchmarkId::new("bind", routes), |b| {
+            b.iter_custom(|n| {
+                let mut taken = Duration::ZERO;
+                for _ in 0..n {
+                    let server = server(routes);
+                    taken +=
+                        timed(&system, async { drop(black_box(server.bind().await.unwrap())) });
+                }
+                taken
+            });
+        });
+        let bound = system.block_on(server(routes).bind()).unwrap();
+        let handle = bound.handle();
+        group.bench_function(BenchmarkId::new("register and unregister among", routes), |b| {
+            b.iter_custom(|n| {
+                timed(&system, async {
+                    for _ in 0..n {
+                        handle.register(routes, function()).await.unwrap();
+                        handle.unregister(routes).await.unwrap();
+                    }
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
 fn outbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox");
     for size in SIZES {
@@ -296,6 +336,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(1));
-    targets = codec, mailbox, connection, outbox, broadcast, conn_manager
+    targets = codec, mailbox, connection, routes, outbox, broadcast, conn_manager
 }
 criterion_main!(parts);

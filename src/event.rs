@@ -23,7 +23,8 @@
 //! | reply to a closed connection | debug | |
 //! | a heartbeat has no frame | warn | give it another id or payload |
 //! | peer without a sign of life | debug; the closing that comes of it: warn | |
-//! | handler actor restarted | error | find the panic above it in the log |
+//! | handler actor or supervised actor restarted | error | find the panic above it in the log |
+//! | shared actor of a route is gone | error, once a route | find the panic above it in the log; have it supervised |
 //! | message dropped while its handler actor was down | debug | |
 //! | worker blocked, recovered | error, info | find the handler that blocks its thread |
 //! | worker lost | error | find out who stopped its arbiter |
@@ -143,8 +144,12 @@ pub enum Event<'a> {
     HandlerPanicked { conn: &'a Conn, message: MsgId },
     /// A route function returned an error.
     HandlerFailed { conn: &'a Conn, error: fmt::Arguments<'a> },
-    /// The handler actor of a message id ended, and is started again after a pause.
-    HandlerDied { message: MsgId, panicked: bool, pause: Duration },
+    /// A supervised actor of this type ended, and is started again after a pause: the handler actor of
+    /// this message, or one of the application ([`SupervisedAddr`](crate::router::SupervisedAddr)).
+    HandlerDied { actor: &'a str, message: Option<MsgId>, panicked: bool, pause: Duration },
+    /// The shared actor behind the route of this message is gone, and is not started again: connections
+    /// that send to it are closed. Told once for each route to the actor.
+    SharedActorGone { message: MsgId },
     /// A message was dropped in that pause.
     DroppedWhileDown { conn: &'a Conn, message: MsgId },
     /// A connection's socket is closed. It is `unconfirmed` if the system still held bytes that the
@@ -239,6 +244,7 @@ impl Event<'_> {
             Self::WorkerBlocked { .. }
             | Self::WorkerLost { .. }
             | Self::HookPanicked { .. }
+            | Self::SharedActorGone { .. }
             | Self::HandlerDied { .. } => Level::Error,
             Self::Admitted { .. }
             | Self::Removed { .. }
@@ -396,14 +402,22 @@ impl fmt::Display for Event<'_> {
             Self::HandlerFailed { conn, error } => {
                 write!(f, "{conn}: a route function failed: {error}")
             }
-            Self::HandlerDied { message, panicked, pause } => {
+            Self::HandlerDied { actor, message, panicked, pause } => {
+                match message {
+                    Some(message) => write!(f, "the handler actor of message {message}")?,
+                    None => write!(f, "the supervised actor {actor}")?,
+                }
                 let how = if *panicked { "panicked" } else { "stopped" };
-                let ms = pause.as_millis();
-                write!(
-                    f,
-                    "the handler actor of message {message} {how}; it is started again in {ms} ms"
-                )
+                write!(f, " {how}; it is started again ")?;
+                match pause.as_millis() {
+                    0 => f.write_str("at once"),
+                    ms => write!(f, "in {ms} ms"),
+                }
             }
+            Self::SharedActorGone { message } => write!(
+                f,
+                "the actor behind message {message} is gone; connections that send to it are closed; told once a route"
+            ),
             Self::DroppedWhileDown { conn, message } => {
                 write!(f, "{conn}: message {message} was dropped while its handler actor was down")
             }

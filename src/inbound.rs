@@ -8,12 +8,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
-use actix::{Message, Recipient};
+use actix::Message;
 use bytes::{Buf, Bytes};
 
 use crate::conn::{CloseReason, Conn, SHARE_FROM, SendError};
 use crate::event::Event;
 use crate::frame::{Frame, MsgId};
+use crate::router::SharedActor;
+use crate::unwind::contained;
 use stock::Body;
 pub(crate) use stock::{Latest, handing_out, release_buffers, tell_latest};
 
@@ -81,20 +83,23 @@ impl Inbound {
         self.body().conn.as_ref().expect("a message has a connection")
     }
 
-    /// Sends it to a shared actor; false if that one is gone.
-    pub(crate) fn send_to(mut self, actor: &Arc<Recipient<Self>>) -> bool {
+    /// Sends it to a shared actor, or gives it back if that one is gone.
+    pub(crate) fn send_to(mut self, actor: &Arc<SharedActor>) -> Result<(), Self> {
         let body = self.body_mut();
         body.by_mailbox = Some(Arc::clone(actor));
         body.seen.set(false);
-        match actor.try_send(self) {
-            Ok(()) => true,
+        match actor.recipient().try_send(self) {
+            Ok(()) => Ok(()),
             // The windows of the connections bound this mailbox; its own capacity is per address,
             // not per actor, and tells nobody when there is room again.
             Err(actix::prelude::SendError::Full(message)) => {
-                actor.do_send(message);
-                true
+                actor.recipient().do_send(message);
+                Ok(())
             }
-            Err(actix::prelude::SendError::Closed(_)) => false,
+            Err(actix::prelude::SendError::Closed(mut message)) => {
+                message.body_mut().by_mailbox = None;
+                Err(message)
+            }
         }
     }
 
@@ -170,8 +175,12 @@ impl Drop for Inbound {
         let Some(body) = self.0.take() else { return };
         let Body { id, conn: Some(conn), .. } = &*body else { return };
         // A mailbox is closed before it is dropped, also by a panic of its actor.
-        let unseen = |actor: &Arc<Recipient<Self>>| !body.seen.get() && !actor.connected();
-        if body.by_mailbox.as_ref().is_some_and(unseen) || ABANDONED.get() {
+        let unseen = |actor: &&Arc<SharedActor>| !body.seen.get() && actor.is_gone();
+        if let Some(actor) = body.by_mailbox.as_ref().filter(unseen) {
+            // Others' code, a logger's or an observer's, while this thread may unwind.
+            let _ = contained(|| actor.found_gone(conn, *id));
+            conn.close(CloseReason::HandlerGone(*id));
+        } else if ABANDONED.get() {
             conn.close(CloseReason::HandlerGone(*id));
         } else if thread::panicking() {
             conn.emit(Event::HandlerPanicked { conn, message: *id });

@@ -2,15 +2,20 @@
 
 mod function;
 mod handler;
+mod life;
 mod queue;
-mod recipient;
 mod reply;
+mod restart;
+mod shared;
+mod supervised;
 mod table;
 
 use std::fmt;
 use std::sync::Arc;
 
-use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tokio::sync::oneshot;
 
 use crate::event::Event;
 use crate::frame::MsgId;
@@ -19,11 +24,15 @@ use crate::surely::handle_surely;
 use crate::unwind::{Guard, contained};
 use function::FnSource;
 use handler::HandlerSource;
-use recipient::RecipientSource;
 pub(crate) use reply::{Answer, Replies};
 pub use reply::{IntoReply, Reply};
+pub(crate) use shared::SharedActor;
+use shared::SharedSource;
+pub(crate) use supervised::Home;
+pub use supervised::{SupervisedAddr, supervise, supervise_on};
 pub(crate) use table::{
-    Called, Delivered, LocalRoute, LocalTable, Publish, RouteSource, Running, Surroundings, Table,
+    Called, Change, Delivered, LocalRoute, LocalTable, Origin, Publish, RouteSource, Running,
+    Surroundings,
 };
 
 /// Where messages of one id go: what [`Register`] takes.
@@ -34,8 +43,9 @@ impl Route {
     /// A handler actor on each worker, made by `factory` on the worker's thread, so that a message
     /// never changes thread and the actor's state is the worker's.
     ///
-    /// The actor is supervised: if it panics or stops, the factory makes another one after a pause
-    /// that grows from 10 ms to 10 s (100 ms, if it died with a message); messages wait
+    /// The actor is supervised: if it panics or stops, the factory makes another one. If it got a message
+    /// before, that is at once, up to ten times in a second, and beyond that after a pause that grows from
+    /// 10 ms to 100 ms; else after a pause that grows from 10 ms to 10 s. Messages wait
     /// meanwhile, within their connections' windows, unless `while_handler_down` says otherwise.
     pub fn actor<A, F>(factory: F) -> Self
     where
@@ -49,9 +59,11 @@ impl Route {
     /// One shared actor, wherever it runs: a room, a world.
     ///
     /// When it is gone, a message for it closes its connection with
-    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone).
+    /// [`CloseReason::HandlerGone`](crate::CloseReason::HandlerGone), and the first such message of a
+    /// server is an [`Event::SharedActorGone`]. An actor that is started again when it dies is made
+    /// by [`supervise`]; a [`SupervisedAddr`] is a route by `Route::from`.
     pub fn to(recipient: Recipient<Inbound>) -> Self {
-        Self(Arc::new(RecipientSource(Arc::new(recipient))))
+        Self(Arc::new(SharedSource(SharedActor::new(recipient, None))))
     }
 
     /// An async function, run in the task of the connection that got the message; what it returns
@@ -72,6 +84,21 @@ impl Route {
     /// What kind of route it is, in a word or two.
     pub fn kind(&self) -> &'static str {
         self.0.kind()
+    }
+}
+
+impl From<Recipient<Inbound>> for Route {
+    fn from(recipient: Recipient<Inbound>) -> Self {
+        Self::to(recipient)
+    }
+}
+
+impl<A> From<Addr<A>> for Route
+where
+    A: Actor<Context = Context<A>> + Handler<Inbound>,
+{
+    fn from(addr: Addr<A>) -> Self {
+        Self::to(addr.recipient())
     }
 }
 
@@ -103,6 +130,12 @@ pub struct Register {
     /// Where they go.
     pub route: Route,
 }
+
+/// Adds all of these routes, in one step on each worker, or none. Returns when all workers route by
+/// them: with [`RouteError::Duplicate`] if an id has a route already, or two.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), RouteError>")]
+pub(crate) struct RegisterAll(pub(crate) Vec<(MsgId, Route)>);
 
 /// Takes a route away. Answered when no worker routes by it any more: with
 /// [`RouteError::NoRoute`] if there is none. What was handed over before is still handled.
@@ -141,7 +174,7 @@ pub(crate) struct RouterWorker {
 ///
 /// Started on its own ([`Router::new`]), without a server, it delivers on its own thread.
 pub struct Router {
-    table: Arc<Table>,
+    table: FxHashMap<MsgId, Route>,
     workers: Vec<RouterWorker>,
     /// The routes of this thread, for a router without workers.
     local: LocalTable,
@@ -156,24 +189,46 @@ impl Router {
     }
 
     pub(crate) fn with_workers(workers: Vec<RouterWorker>, surroundings: Surroundings) -> Self {
-        Self { table: Arc::default(), workers, local: LocalTable::default(), surroundings }
+        Self { table: FxHashMap::default(), workers, local: LocalTable::default(), surroundings }
     }
 
-    /// Makes `table` the one that everybody routes by; done when everybody does.
-    fn publish(&mut self, table: Table) -> impl Future<Output = ()> + use<> {
-        let old = std::mem::replace(&mut self.table, Arc::new(table));
-        // What a route has captured may panic when it is dropped.
-        let _ = contained(|| drop(old));
-        if self.workers.is_empty() {
-            self.local.update(&self.table, &self.surroundings);
+    /// Adds all of these routes, or none.
+    fn add(
+        &mut self,
+        routes: Vec<(MsgId, Route)>,
+    ) -> Result<impl Future<Output = ()> + use<>, RouteError> {
+        let mut new = FxHashSet::default();
+        let taken = |(id, _): &&(MsgId, Route)| self.table.contains_key(id) || !new.insert(*id);
+        if let Some(&(id, _)) = routes.iter().find(taken) {
+            return Err(RouteError::Duplicate(id));
         }
-        let news =
-            self.workers.iter().map(|worker| worker.publish.send(Publish(self.table.clone())));
-        let news: Vec<_> = news.collect();
+        let mut changes = Vec::with_capacity(routes.len());
+        for (id, route) in routes {
+            self.surroundings.events.emit(Event::RouteAdded { id, kind: route.kind() });
+            changes.push(Change::Add(id, Arc::clone(&route.0)));
+            self.table.insert(id, route);
+        }
+        Ok(self.publish(changes))
+    }
+
+    /// Has everybody make these changes; done when everybody has.
+    fn publish(&mut self, changes: Vec<Change>) -> impl Future<Output = ()> + use<> {
+        let changes = Arc::new(changes);
+        let mut followed = Vec::new();
+        if self.workers.is_empty() {
+            self.local.update(Arc::clone(&changes), &self.surroundings);
+        }
+        for worker in &self.workers {
+            let (until_followed, follows) = oneshot::channel();
+            followed.push(follows);
+            worker.publish.do_send(Publish { changes: Arc::clone(&changes), until_followed });
+        }
+        table::bury(changes);
         async move {
-            for told in news {
-                // A worker that is gone routes by nothing any more.
-                let _ = told.await;
+            for follows in followed {
+                // Nothing is sent: the other end is dropped, also by a worker that is gone and routes by
+                // nothing any more.
+                let _ = follows.await;
             }
         }
     }
@@ -200,21 +255,27 @@ impl Actor for Router {
     }
 }
 
+impl Handler<RegisterAll> for Router {
+    type Result = ResponseFuture<Result<(), RouteError>>;
+
+    fn handle(&mut self, RegisterAll(routes): RegisterAll, _: &mut Context<Self>) -> Self::Result {
+        let added = self.add(routes);
+        Box::pin(async move {
+            added?.await;
+            Ok(())
+        })
+    }
+}
+
 impl Handler<Register> for Router {
     type Result = ResponseFuture<Result<(), RouteError>>;
 
-    fn handle(&mut self, Register { id, route }: Register, _: &mut Context<Self>) -> Self::Result {
-        let mut table = Table::clone(&self.table);
-        if table.0.contains_key(&id) {
-            return Box::pin(async move { Err(RouteError::Duplicate(id)) });
-        }
-        self.surroundings.events.emit(Event::RouteAdded { id, kind: route.kind() });
-        table.0.insert(id, route.0);
-        let published = self.publish(table);
-        Box::pin(async move {
-            published.await;
-            Ok(())
-        })
+    fn handle(
+        &mut self,
+        Register { id, route }: Register,
+        ctx: &mut Context<Self>,
+    ) -> Self::Result {
+        Handler::handle(self, RegisterAll(vec![(id, route)]), ctx)
     }
 }
 
@@ -222,12 +283,13 @@ impl Handler<Unregister> for Router {
     type Result = ResponseFuture<Result<(), RouteError>>;
 
     fn handle(&mut self, Unregister(id): Unregister, _: &mut Context<Self>) -> Self::Result {
-        let mut table = Table::clone(&self.table);
-        if table.0.remove(&id).is_none() {
+        let Some(route) = self.table.remove(&id) else {
             return Box::pin(async move { Err(RouteError::NoRoute(id)) });
-        }
+        };
         self.surroundings.events.emit(Event::RouteRemoved { id });
-        let published = self.publish(table);
+        let published = self.publish(vec![Change::Remove(id)]);
+        // What a route has captured may panic when it is dropped.
+        let _ = contained(|| drop(route));
         Box::pin(async move {
             published.await;
             Ok(())
@@ -239,7 +301,7 @@ impl Handler<Lookup> for Router {
     type Result = Option<Route>;
 
     fn handle(&mut self, Lookup(id): Lookup, _: &mut Context<Self>) -> Self::Result {
-        self.table.0.get(&id).cloned().map(Route)
+        self.table.get(&id).cloned()
     }
 }
 
@@ -248,7 +310,7 @@ impl Handler<Dispatch> for Router {
 
     fn handle(&mut self, Dispatch(message): Dispatch, _: &mut Context<Self>) -> Self::Result {
         let id = message.id();
-        if !self.table.0.contains_key(&id) {
+        if !self.table.contains_key(&id) {
             return Err(RouteError::NoRoute(id));
         }
         match self.workers.get(message.conn().shared().worker()) {
@@ -261,6 +323,9 @@ impl Handler<Dispatch> for Router {
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Router").field("routes", &self.table.0.len()).finish_non_exhaustive()
+        f.debug_struct("Router").field("routes", &self.table.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ mod worker;
 use std::fmt;
 use std::sync::Arc;
 
-use actix::{Actor, Context, Handler, Recipient, System};
+use actix::{Actor, ArbiterHandle, Context, Handler, System};
 use rustc_hash::FxHashMap;
 
 use crate::codec::framing::Framing;
@@ -26,7 +26,7 @@ use crate::connection::{Heartbeat, Hooks, Watermark};
 use crate::event::{Event, Events, Observer};
 use crate::frame::{Frame, MsgId};
 use crate::inbound::Inbound;
-use crate::router::{IntoReply, Register, Route, Router, Surroundings};
+use crate::router::{Home, IntoReply, RegisterAll, Route, Router, SupervisedAddr, Surroundings};
 use crate::settings::Settings;
 use crate::transport::Layers;
 #[cfg(feature = "ws")]
@@ -48,6 +48,8 @@ use worker::Workers;
 pub struct Server {
     settings: Settings,
     routes: Vec<(MsgId, RouteMaker)>,
+    /// Where the deaths of actors that are supervised for it are told.
+    home: Home,
     hooks: Hooks,
     observer: Option<Observer>,
     costs: FxHashMap<MsgId, u32>,
@@ -77,6 +79,7 @@ impl Server {
         Self {
             settings,
             routes: Vec::new(),
+            home: Home::to_be(),
             hooks: Hooks::default(),
             observer: None,
             costs: FxHashMap::default(),
@@ -99,9 +102,38 @@ impl Server {
         self.add_route(id, Route::actor(factory))
     }
 
-    /// Messages with this id go to one shared actor: see [`Route::to`].
-    pub fn route_to(self, id: MsgId, recipient: Recipient<Inbound>) -> Self {
-        self.add_route(id, Route::to(recipient))
+    /// Messages with this id go to one shared actor: to its `Addr`, a `Recipient<Inbound>` of it, or a
+    /// [`SupervisedAddr`]. See [`Route::to`].
+    pub fn route_to(self, id: MsgId, actor: impl Into<Route>) -> Self {
+        self.add_route(id, actor.into())
+    }
+
+    /// Starts an actor of the application on this thread, and starts it again when it dies: see
+    /// [`SupervisedAddr`]. Its deaths are events of this server, whether it has a route or not; before
+    /// [`bind`](Self::bind) they are only logged.
+    ///
+    /// An actor that has much to do should not share the thread of `main`: see
+    /// [`supervised_on`](Self::supervised_on).
+    ///
+    /// # Panics
+    ///
+    /// Without an actix system or arbiter on this thread.
+    pub fn supervised<A, F>(&self, factory: F) -> SupervisedAddr<A>
+    where
+        A: Actor<Context = Context<A>>,
+        F: FnMut() -> A + 'static,
+    {
+        self.home.supervise(factory)
+    }
+
+    /// As [`supervised`](Self::supervised), on the thread of this arbiter; `Arbiter::new()` starts a thread.
+    /// If the arbiter has ended, so has the actor.
+    pub fn supervised_on<A, F>(&self, arbiter: &ArbiterHandle, factory: F) -> SupervisedAddr<A>
+    where
+        A: Actor<Context = Context<A>>,
+        F: FnMut() -> A + Send + 'static,
+    {
+        self.home.supervise_on(arbiter, factory)
     }
 
     /// Messages with this id go to an async function, whose return value is the answer: see
@@ -321,11 +353,9 @@ impl Server {
         let handle =
             ServerHandle::new(addrs, manager, router, connections, &limits, gate, Arc::new(layers));
         let told = StoppedOnDrop(handle.clone());
-        for (id, make) in routes {
-            let route = make(&handle);
-            let registered = handle.router().send(Register { id, route }).await;
-            registered.map_err(|_| ServerError::NoSystem)??;
-        }
+        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle))).collect();
+        let registered = handle.router().send(RegisterAll(routes)).await;
+        registered.map_err(|_| ServerError::NoSystem)??;
         Ok(BoundServer {
             settings,
             listeners,
@@ -341,8 +371,9 @@ impl Server {
     }
 
     pub(crate) fn into_parts(self) -> Parts {
-        let Self { settings, routes, hooks, observer, costs, framing, .. } = self;
+        let Self { settings, routes, home, hooks, observer, costs, framing, .. } = self;
         let events = Events::start(observer);
+        home.settle(&events);
         let mut limits = settings.limits(Arc::clone(&events));
         limits.rates.costs = costs;
         limits.codec = settings.codec(framing);

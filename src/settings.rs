@@ -127,7 +127,8 @@ pub struct Settings {
     /// closed, in milliseconds; 0 for no such deadline. Kept as those above. A handler that blocks
     /// its thread for that long cannot be ended; it is reported.
     pub handler_deadline_ms: u64,
-    /// What becomes of messages whose handler actor died and is about to be started again.
+    /// What becomes of messages whose handler actor, or supervised actor, died and is about to be started
+    /// again after a pause.
     pub while_handler_down: WhileDown,
     /// How many messages may come on a connection a second, in the long run; 0 for any number. Routes
     /// may count for more: [`Server::route_cost`](crate::Server::route_cost).

@@ -44,7 +44,7 @@ use crate::endpoint::{Endpoint, ListenAddr, Scheme};
 use crate::event::Stats;
 use crate::frame::{Frame, MsgId};
 use crate::inbound::{Inbound, Parcel};
-use crate::router::{Router, Table};
+use crate::router::{Change, Router};
 use crate::server::{Gate, Parts, Server, ServerError, ServerHandle, StopReport};
 use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain};
@@ -140,8 +140,8 @@ impl TestConnection {
             Gate::default(),
             Arc::default(),
         );
-        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle).0));
-        local.routes.update(&Table(routes.collect()), &surroundings);
+        let routes = routes.into_iter().map(|(id, make)| Change::Add(id, make(&handle).0));
+        local.routes.update(Arc::new(routes.collect()), &surroundings);
         watch(&local, &limits.patience);
         let conn = Conn::new(1, nowhere.addr, Arc::new(nowhere), limits);
         let registration = Registration::new(&conn, Arc::new(manager.clone()));

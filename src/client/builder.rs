@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Context, Handler, Recipient, System};
+use actix::{Actor, Context, Handler, System};
 use tokio::sync::{Notify, oneshot};
 
 #[cfg(doc)]
@@ -90,9 +90,10 @@ impl ClientBuilder {
         self.add_route(id, Route::actor(factory))
     }
 
-    /// Messages with this id go to one shared actor: see [`Route::to`].
-    pub fn route_to(self, id: MsgId, recipient: Recipient<Inbound>) -> Self {
-        self.add_route(id, Route::to(recipient))
+    /// Messages with this id go to one shared actor, as
+    /// [`Server::route_to`](crate::Server::route_to) does it.
+    pub fn route_to(self, id: MsgId, actor: impl Into<Route>) -> Self {
+        self.add_route(id, actor.into())
     }
 
     /// Messages with this id go to an async function, whose return value is the answer: see

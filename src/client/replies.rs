@@ -4,6 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
 use super::requests::Claim;
 use super::shared::{Shared, bury};
 use crate::conn::CloseReason;
@@ -11,7 +13,8 @@ use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{Inbound, Parcel};
 use crate::router::{
-    Delivered, LocalRoute, LocalTable, Replies, Route, RouteError, RouteSource, Surroundings, Table,
+    Change, Delivered, LocalRoute, LocalTable, Origin, Replies, Route, RouteError, RouteSource,
+    Surroundings,
 };
 
 /// Has a thread route by these, behind the requests of the client.
@@ -26,24 +29,23 @@ pub(super) fn install(
     shared: &Arc<Shared>,
     surroundings: &Surroundings,
 ) -> Result<(), RouteError> {
-    let mut table = Table::default();
-    let mut known: Vec<(Arc<dyn RouteSource>, Arc<dyn RouteSource>)> = Vec::new();
-    for (id, Route(source)) in routes {
+    let mut ids = FxHashSet::default();
+    let mut known = FxHashMap::<Origin, Arc<dyn RouteSource>>::default();
+    // Kept until all are known by where they are.
+    let sources: Vec<_> = routes.into_iter().map(|(id, Route(source))| (id, source)).collect();
+    let mut changes = Vec::with_capacity(sources.len());
+    for (id, source) in &sources {
         // One source is one route, under however many ids.
-        let same = known.iter().find(|(of, _)| Arc::ptr_eq(of, &source));
-        let behind = match same {
-            Some((_, behind)) => Arc::clone(behind),
-            None => {
-                let source = Arc::clone(&source);
-                Arc::new(BehindRequests { source, shared: Arc::clone(shared) })
-            }
-        };
-        known.push((source, Arc::clone(&behind)));
-        if table.0.insert(id, behind).is_some() {
-            return Err(RouteError::Duplicate(id));
+        let behind = known.entry(Origin::of(source)).or_insert_with(|| {
+            let source = Arc::clone(source);
+            Arc::new(BehindRequests { source, shared: Arc::clone(shared) })
+        });
+        changes.push(Change::Add(*id, Arc::clone(behind)));
+        if !ids.insert(*id) {
+            return Err(RouteError::Duplicate(*id));
         }
     }
-    local.update(&table, surroundings);
+    local.update(Arc::new(changes), surroundings);
     let route = others.map(|Route(source)| source.install(0, surroundings));
     local.set_otherwise(Rc::new(Requested { route, shared: Arc::clone(shared) }));
     Ok(())

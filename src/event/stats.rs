@@ -91,8 +91,10 @@ counters! {
         handler_errors,
         /// Messages whose handler panicked, and hooks and observers that did.
         panics,
-        /// Handler actors that panicked or stopped, and were started again.
+        /// Handler actors and supervised actors that panicked or stopped, and were started again.
         restarts,
+        /// Shared actors behind routes that were found gone.
+        shared_actors_gone,
         /// Messages dropped because their handler actor was about to be started again.
         dropped_while_down,
         /// Times that a worker's thread did not come back from a handler in time.
@@ -307,6 +309,7 @@ impl Counters {
             Event::HandlerPanicked { .. } | Event::HookPanicked { .. } => (&self.panics, 1),
             Event::HandlerFailed { .. } => (&self.handler_errors, 1),
             Event::HandlerDied { .. } => (&self.restarts, 1),
+            Event::SharedActorGone { .. } => (&self.shared_actors_gone, 1),
             Event::DroppedWhileDown { .. } => (&self.dropped_while_down, 1),
             Event::WorkerBlocked { .. } => (&self.workers_blocked, 1),
             Event::WorkerLost { .. } => (&self.workers_lost, 1),

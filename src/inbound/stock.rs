@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use actix::Recipient;
 use bytes::Bytes;
 
-use super::{Inbound, Parcel};
+use super::Parcel;
 use crate::conn::Conn;
 use crate::frame::MsgId;
+use crate::router::SharedActor;
 
 /// How many bodies a thread keeps.
 const KEPT: usize = 256;
@@ -25,7 +25,7 @@ pub(super) struct Body {
     /// `None` only while the body is not in use.
     pub(super) conn: Option<Conn>,
     /// The shared actor in whose mailbox the message travels.
-    pub(super) by_mailbox: Option<Arc<Recipient<Inbound>>>,
+    pub(super) by_mailbox: Option<Arc<SharedActor>>,
 }
 
 /// The bodies of a thread that are not in use, the one used last on top.

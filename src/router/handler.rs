@@ -5,19 +5,20 @@
 //! run queue that the actor's own context drains, a bounded number a turn, and that outlives the
 //! actor if it dies.
 
+use std::any::type_name;
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use actix::dev::MessageResponse;
 use actix::{Actor, ActorFuture, AsyncContext, Context, Handler};
-use tokio::time::Instant;
 
+use super::life::{Death, live};
 use super::queue::RunQueue;
 use super::reply::Replies;
+use super::restart::Restarts;
 use super::table::{Delivered, LocalRoute, RouteSource, Surroundings};
 use crate::conn::Conn;
 use crate::event::Event;
@@ -25,15 +26,6 @@ use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
 use crate::settings::WhileDown;
 use crate::turn::Turn;
-use crate::unwind::contained;
-
-/// The pause before a handler actor is started again, doubled by each death in a row.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// The longest pause after a death that came with a message: a peer that sends such messages must
-/// not make all others wait. An actor that dies before it gets one is broken in itself.
-const LONGEST_PAUSE_AFTER_MESSAGE: Duration = Duration::from_millis(100);
 
 pub(crate) struct HandlerSource<F>(pub(crate) Arc<F>);
 
@@ -66,14 +58,7 @@ impl HandlerRoute {
         if self.queue.ended.get() {
             return Some(Delivered::Gone);
         }
-        match self.surroundings.while_down {
-            WhileDown::Wait => None,
-            WhileDown::Close => Some(Delivered::Gone),
-            WhileDown::Drop => {
-                conn.emit(Event::DroppedWhileDown { conn, message: id });
-                Some(Delivered::Done)
-            }
-        }
+        self.surroundings.while_down(conn, id)
     }
 }
 
@@ -187,29 +172,36 @@ async fn supervise<F, A>(
     F: Fn() -> A,
     A: Actor<Context = Context<A>> + Handler<Inbound>,
 {
-    let mut pause = FIRST_PAUSE;
+    let mut restarts = Restarts::new();
     loop {
-        let born = Instant::now();
-        let died = live(&*factory, &queue).await;
+        restarts.begin();
+        let alive = Rc::new(Cell::new(true));
+        let deliveries = Deliveries { queue: Rc::clone(&queue), alive: Rc::clone(&alive) };
+        let begin = || {
+            let mut ctx = Context::new();
+            ctx.spawn(deliveries);
+            ctx.into_future(factory())
+        };
+        let died = live(&alive, begin, |_| false).await;
+        queue.waker.replace(None);
         if queue.retired.get() && queue.is_empty() {
             queue.end();
             return;
         }
-        let delivered = queue.delivered.replace(0);
-        // More than one message: the last may be what it died of, those before it were handled.
-        if born.elapsed() > LONGEST_PAUSE || delivered > 1 {
-            pause = FIRST_PAUSE;
+        let pause = restarts.pause_after(queue.delivered.replace(0));
+        surroundings.events.emit(Event::HandlerDied {
+            actor: type_name::<A>(),
+            message: Some(id),
+            panicked: died == Death::Panicked,
+            pause,
+        });
+        if pause.is_zero() {
+            continue;
         }
-        if delivered > 0 {
-            pause = pause.min(LONGEST_PAUSE_AFTER_MESSAGE);
-        }
-        let panicked = died == Death::Panicked;
-        surroundings.events.emit(Event::HandlerDied { message: id, panicked, pause });
         queue.absent.set(true);
         give_up(&queue, &surroundings);
         tokio::time::sleep(pause).await;
         queue.absent.set(false);
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -224,38 +216,4 @@ fn give_up(queue: &RunQueue, surroundings: &Surroundings) {
         }),
         WhileDown::Close => inbound::abandoning(|| left().for_each(drop)),
     }
-}
-
-/// How a handler actor ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
-    Stopped,
-    Panicked,
-}
-
-/// The life of one actor. Answers how it ended.
-async fn live<F, A>(factory: &F, queue: &Rc<RunQueue>) -> Death
-where
-    F: Fn() -> A,
-    A: Actor<Context = Context<A>> + Handler<Inbound>,
-{
-    let alive = Rc::new(Cell::new(true));
-    let deliveries = Deliveries { queue: Rc::clone(queue), alive: Rc::clone(&alive) };
-    let born = contained(|| {
-        let mut ctx = Context::new();
-        ctx.spawn(deliveries);
-        ctx.into_future(factory())
-    });
-    let Some(life) = born else { return Death::Panicked };
-    let mut life = Box::pin(life);
-    let died = std::future::poll_fn(|cx| match contained(|| life.as_mut().poll(cx)) {
-        Some(polled) => polled.map(|()| Death::Stopped),
-        None => Poll::Ready(Death::Panicked),
-    })
-    .await;
-    queue.waker.replace(None);
-    alive.set(false);
-    // Messages that the actor kept are lost with it: their connections are told.
-    let buried = contained(|| inbound::abandoning(|| drop(life)));
-    if buried.is_none() { Death::Panicked } else { died }
 }

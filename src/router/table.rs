@@ -1,4 +1,4 @@
-//! The published table: what the router knows, and what each worker makes of it.
+//! A worker's table of routes, and how it follows the router's.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -10,10 +10,11 @@ use std::task::{Context, Poll};
 
 use actix::Message;
 use rustc_hash::FxHashMap;
+use tokio::sync::oneshot;
 
 use super::reply::Replies;
 use crate::conn::{CloseReason, Conn};
-use crate::event::Events;
+use crate::event::{Event, Events};
 use crate::frame::MsgId;
 use crate::inbound::{self, Inbound, Parcel};
 use crate::settings::WhileDown;
@@ -34,6 +35,20 @@ pub(crate) struct Surroundings {
     pub(crate) events: Arc<Events>,
     /// What becomes of messages whose handler actor is about to be started again.
     pub(crate) while_down: WhileDown,
+}
+
+impl Surroundings {
+    /// What becomes of a message whose actor is about to be started again; `None` if it waits.
+    pub(crate) fn while_down(&self, conn: &Conn, id: MsgId) -> Option<Delivered> {
+        match self.while_down {
+            WhileDown::Wait => None,
+            WhileDown::Close => Some(Delivered::Gone),
+            WhileDown::Drop => {
+                conn.emit(Event::DroppedWhileDown { conn, message: id });
+                Some(Delivered::Done)
+            }
+        }
+    }
 }
 
 /// A route on the thread of the connections it serves.
@@ -93,28 +108,69 @@ impl dyn Running {
     }
 }
 
-/// The router's table: immutable, replaced by each change.
-#[derive(Clone, Default)]
-pub(crate) struct Table(pub(crate) FxHashMap<MsgId, Arc<dyn RouteSource>>);
+/// One step from a table of routes to the next.
+#[derive(Clone)]
+pub(crate) enum Change {
+    Add(MsgId, Arc<dyn RouteSource>),
+    Remove(MsgId),
+}
 
-/// A worker's image of the published table.
+/// The router's news for a worker: what is different, so that it costs as much as is different.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Publish {
+    pub(crate) changes: Arc<Vec<Change>>,
+    /// Dropped when the worker routes by it. Not the answer of a message that is asked: that one would
+    /// wait for room in the mailbox, and changes must come in their order.
+    pub(crate) until_followed: oneshot::Sender<()>,
+}
+
+/// Drops changes where a panic does no harm: what a route has captured may panic when it is dropped.
+pub(super) fn bury(changes: Arc<Vec<Change>>) {
+    for change in Arc::into_inner(changes).into_iter().flatten() {
+        let _ = contained(|| drop(change));
+    }
+}
+
+/// A worker's image of the router's table.
 #[derive(Default)]
 pub(crate) struct LocalTable {
     /// Grows with each change, so that a connection knows when what it looked up is out of date.
     version: Cell<u64>,
     routes: RefCell<FxHashMap<MsgId, Installed>>,
+    /// One source is one route, under however many ids.
+    uses: RefCell<FxHashMap<Origin, Used>>,
     /// The route of all other ids.
     otherwise: OnceCell<Rc<dyn LocalRoute>>,
 }
 
-/// A route, and what it was made from, by which a change is told.
-type Installed = (Arc<dyn RouteSource>, Rc<dyn LocalRoute>);
+/// A route, and what it was made from, which it keeps.
+struct Installed {
+    source: Arc<dyn RouteSource>,
+    route: Rc<dyn LocalRoute>,
+}
+
+/// A route, and how many ids it has.
+struct Used {
+    route: Rc<dyn LocalRoute>,
+    ids: usize,
+}
+
+/// Where a source is in memory, by which it is told from others as long as somebody keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Origin(*const ());
+
+impl Origin {
+    pub(crate) fn of(source: &Arc<dyn RouteSource>) -> Self {
+        Self(Arc::as_ptr(source).cast())
+    }
+}
 
 impl LocalTable {
     #[inline]
     pub(crate) fn get(&self, id: MsgId) -> Option<Rc<dyn LocalRoute>> {
         match self.routes.borrow().get(&id) {
-            Some((_, route)) => Some(Rc::clone(route)),
+            Some(installed) => Some(Rc::clone(&installed.route)),
             None => self.otherwise.get().cloned(),
         }
     }
@@ -129,30 +185,62 @@ impl LocalTable {
         self.version.get()
     }
 
-    /// Follows the router: routes that are still there keep their actors.
-    pub(crate) fn update(&self, table: &Table, surroundings: &Surroundings) {
-        let known = self.routes.take();
-        let mut routes = FxHashMap::<MsgId, Installed>::default();
-        for (&id, source) in &table.0 {
-            // One source is one route, under however many ids.
-            let same =
-                known.values().chain(routes.values()).find(|(from, _)| Arc::ptr_eq(from, source));
-            let route = match same {
-                Some((_, route)) => Rc::clone(route),
-                None => source.install(id, surroundings),
+    /// Follows the router, and lets it know.
+    pub(crate) fn follow(&self, news: Publish, surroundings: &Surroundings) {
+        let Publish { changes, until_followed } = news;
+        self.update(changes, surroundings);
+        drop(until_followed);
+    }
+
+    /// Makes these changes. A route that is still there keeps its actor.
+    pub(crate) fn update(&self, changes: Arc<Vec<Change>>, surroundings: &Surroundings) {
+        for change in &*changes {
+            let gone = match change {
+                Change::Add(id, source) => self.add(*id, source, surroundings),
+                Change::Remove(id) => self.routes.borrow_mut().remove(id),
             };
-            routes.insert(id, (Arc::clone(source), route));
-        }
-        for (_, route) in known.values() {
-            if !routes.values().any(|(_, kept)| Rc::ptr_eq(kept, route)) {
-                route.retire();
+            if let Some(gone) = gone {
+                self.release(gone);
             }
         }
-        self.routes.replace(routes);
+        bury(changes);
+        self.version.set(self.version.get() + 1);
+    }
+
+    /// Returns the route that the id had before.
+    fn add(
+        &self,
+        id: MsgId,
+        source: &Arc<dyn RouteSource>,
+        surroundings: &Surroundings,
+    ) -> Option<Installed> {
+        let origin = Origin::of(source);
+        let known = self.uses.borrow().get(&origin).map(|used| Rc::clone(&used.route));
+        let route = known.unwrap_or_else(|| source.install(id, surroundings));
+        let used = || Used { route: Rc::clone(&route), ids: 0 };
+        self.uses.borrow_mut().entry(origin).or_insert_with(used).ids += 1;
+        let installed = Installed { source: Arc::clone(source), route };
+        self.routes.borrow_mut().insert(id, installed)
+    }
+
+    /// An id has no longer this route, which is retired with its last id.
+    fn release(&self, gone: Installed) {
+        let origin = Origin::of(&gone.source);
+        let mut uses = self.uses.borrow_mut();
+        let last = match uses.get_mut(&origin) {
+            Some(used) if used.ids > 1 => {
+                used.ids -= 1;
+                None
+            }
+            _ => uses.remove(&origin),
+        };
+        drop(uses);
+        if last.is_some() {
+            gone.route.retire();
+        }
         // What a route has captured may panic when it is dropped, which must not end this thread's
         // worker.
-        let _ = contained(|| drop(known));
-        self.version.set(self.version.get() + 1);
+        let _ = contained(|| drop((gone, last)));
     }
 
     /// Delivers a message that does not come from its connection's reader.
@@ -183,10 +271,16 @@ impl LocalTable {
 
     /// Ends all routes.
     pub(crate) fn clear(&self) {
-        let routes = self.routes.take();
-        let all = routes.values().map(|(_, route)| route).chain(self.otherwise.get());
+        let (routes, uses) = (self.routes.take(), self.uses.take());
+        let all = uses.values().map(|used| &used.route).chain(self.otherwise.get());
         all.for_each(|route| route.retire());
         self.version.set(self.version.get() + 1);
+        for gone in uses {
+            let _ = contained(|| drop(gone));
+        }
+        for gone in routes {
+            let _ = contained(|| drop(gone));
+        }
     }
 }
 
@@ -204,11 +298,6 @@ async fn finish(call: Pin<Box<dyn Running>>, conn: &Conn) -> Delivered {
     })
     .await
 }
-
-/// The router's news for a worker; answered when the worker routes by it.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Publish(pub(crate) Arc<Table>);
 
 impl fmt::Debug for LocalTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use actix::{Actor, Addr, Context, Handler, Message};
+use actix::{Actor, Addr, ArbiterHandle, Context, Handler, Message};
 use tokio::sync::watch;
 
 use super::gate::Gate;
@@ -19,7 +19,7 @@ use crate::endpoint::ListenAddr;
 use crate::event::Event;
 use crate::event::{Events, Stats};
 use crate::frame::{Frame, MsgId};
-use crate::router::{Register, Route, RouteError, Router, Unregister};
+use crate::router::{Home, Register, Route, RouteError, Router, SupervisedAddr, Unregister};
 use crate::surely::Surely;
 use crate::transport::Layers;
 #[cfg(feature = "tls")]
@@ -264,6 +264,30 @@ impl ServerHandle {
     /// The route is taken away all the same when the future is dropped.
     pub fn unregister(&self, id: MsgId) -> impl Future<Output = Result<(), RouteError>> + use<> {
         surely(&self.0.router, Unregister(id), Err(RouteError::NoRoute(id)))
+    }
+
+    /// Starts an actor of the application on this thread, and starts it again when it dies: see
+    /// [`SupervisedAddr`]. Its deaths are events of this server.
+    ///
+    /// # Panics
+    ///
+    /// Without an actix system or arbiter on this thread.
+    pub fn supervised<A, F>(&self, factory: F) -> SupervisedAddr<A>
+    where
+        A: Actor<Context = Context<A>>,
+        F: FnMut() -> A + 'static,
+    {
+        Home::of(self.events()).supervise(factory)
+    }
+
+    /// As [`supervised`](Self::supervised), on the thread of this arbiter. If the arbiter has ended, so has
+    /// the actor.
+    pub fn supervised_on<A, F>(&self, arbiter: &ArbiterHandle, factory: F) -> SupervisedAddr<A>
+    where
+        A: Actor<Context = Context<A>>,
+        F: FnMut() -> A + Send + 'static,
+    {
+        Home::of(self.events()).supervise_on(arbiter, factory)
     }
 
     /// Drains and stops the server; done when it has stopped. Does nothing the second time. A

@@ -28,3 +28,15 @@ async fn g14_a_dead_listener_drains_the_server_and_ends_it_with_an_error() {
     assert_eq!(stops.try_recv(), Ok(CloseReason::Shutdown));
     within(handle.stop()).await;
 }
+
+#[actix::test]
+async fn the_routes_of_a_server_are_published_to_its_workers_once() {
+    let settings = Settings { worker_pool_size: 1, ..settings() };
+    let server = (0..10_000).fold(Server::new(settings).without_signals(), |server, id| {
+        server.route_fn(id, async |_: Inbound| {})
+    });
+    let bound = server.bind().await.unwrap();
+    let placement = bound.workers.placement();
+    let worker = &placement.least_loaded().unwrap().addr;
+    assert_eq!(worker.send(worker::RouteChanges).await.unwrap(), 1);
+}

@@ -108,8 +108,23 @@ impl Handler<TurnAway> for Worker {
 impl Handler<Publish> for Worker {
     type Result = ();
 
-    fn handle(&mut self, Publish(table): Publish, _: &mut Context<Self>) {
-        self.local.routes.update(&table, &self.surroundings);
+    fn handle(&mut self, news: Publish, _: &mut Context<Self>) {
+        self.local.routes.follow(news, &self.surroundings);
+    }
+}
+
+/// Asks how often the routes of a worker have changed.
+#[cfg(test)]
+#[derive(Debug, Message)]
+#[rtype(result = "u64")]
+pub(crate) struct RouteChanges;
+
+#[cfg(test)]
+impl Handler<RouteChanges> for Worker {
+    type Result = u64;
+
+    fn handle(&mut self, _: RouteChanges, _: &mut Context<Self>) -> u64 {
+        self.local.routes.version()
     }
 }
 

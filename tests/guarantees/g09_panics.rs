@@ -78,6 +78,15 @@ async fn g9_a_panic_in_an_actor_ends_its_messages_connection_alone() {
     assert_only_its_connection_ends(|server| server.route(PANICS, fragile)).await;
 }
 
+#[actix::test]
+async fn g9_a_panic_in_a_supervised_actor_ends_its_messages_connection_alone() {
+    assert_only_its_connection_ends(|server| {
+        let shared = server.supervised(fragile);
+        server.route_to(PANICS, shared)
+    })
+    .await;
+}
+
 /// Panics, or answers, after an await.
 async fn fragile_later(message: Inbound) {
     tokio::task::yield_now().await;
@@ -171,7 +180,7 @@ async fn g9_a_panic_in_a_function_after_an_await_ends_its_messages_connection_al
 }
 
 #[actix::test]
-async fn g9_an_actor_that_panicked_is_started_again_as_new_with_a_pause_that_grows() {
+async fn g9_an_actor_that_panicked_is_started_again_as_new_and_that_is_logged() {
     // A route of this test alone, to tell its log lines from others'.
     const ROUTE: u32 = 900_001;
     let mut lines = log_lines();
@@ -188,8 +197,10 @@ async fn g9_an_actor_that_panicked_is_started_again_as_new_with_a_pause_that_gro
         let panicked = CloseReason::HandlerPanicked(ROUTE);
         assert_eq!(events.next().await, Event::Stopped(id, panicked));
         let line = lines.with(&format!("handler actor of message {ROUTE} panicked")).await;
-        let pause = format!("in {} ms", 10 << death);
-        assert!(line.starts_with("ERROR") && line.ends_with(&pause), "{line}");
+        assert!(
+            line.starts_with("ERROR") && line.ends_with("it is started again at once"),
+            "{line}"
+        );
     }
     other.send(ROUTE, "").await;
     assert_eq!(other.recv().await, Some(Frame::new(ROUTE, "1")));
@@ -461,4 +472,50 @@ async fn g9_a_server_whose_every_message_panics_serves_on_and_stops_in_order() {
     }
     server.stop().await.unwrap();
     assert_eq!(events.rest(), []);
+}
+
+#[actix::test]
+async fn g9_the_death_of_a_shared_actor_is_told_and_counted_once() {
+    // A route of this test alone, to tell its log lines from others'.
+    const ROUTE: u32 = 900_002;
+    let mut lines = log_lines();
+    let gate = Arc::new(Semaphore::new(0));
+    let shared = Gated(Arc::clone(&gate)).start();
+    let (told, deaths) = std::sync::mpsc::channel();
+    let (server, mut events) = start(|server| {
+        server.route_to(ROUTE, shared.recipient()).on_event(move |event| {
+            if let zinxide::Event::SharedActorGone { message, .. } = event {
+                let _ = told.send(*message);
+            }
+        })
+    })
+    .await;
+    let (mut pace, _) = join(&server, &mut events).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(join(&server, &mut events).await.0);
+    }
+    pace.send(ROUTE, "hold").await;
+    assert_eq!(pace.recv().await, Some(Frame::new(ROUTE, "hold")));
+    // Behind the one that kills it, some wait in its mailbox.
+    for (client, payload) in clients.iter_mut().zip(["panic", "a", "b"]) {
+        client.send(ROUTE, payload).await;
+        settle(&mut pace, ECHO).await;
+    }
+    assert_eq!(server.handle().stats().shared_actors_gone, 0);
+    gate.add_permits(1);
+    for client in &mut clients[..3] {
+        assert_eq!(client.recv().await, None);
+    }
+    // Others find it gone.
+    for client in &mut clients[3..] {
+        client.send(ROUTE, "late").await;
+        assert_eq!(client.recv().await, None);
+    }
+    let line = lines.with(&format!("the actor behind message {ROUTE} is gone")).await;
+    assert!(line.starts_with("ERROR"), "{line}");
+    round_trip(&mut pace, ECHO).await;
+    assert_eq!(server.handle().stats().shared_actors_gone, 1);
+    server.stop().await.unwrap();
+    assert_eq!(deaths.try_iter().collect::<Vec<_>>(), [ROUTE]);
 }
