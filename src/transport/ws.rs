@@ -14,7 +14,7 @@ use super::{Boxed, Failed, Layer, Local, Refused};
 use crate::codec::FrameCodec;
 use crate::conn::Conn;
 use crate::conn_manager::AddError;
-pub(crate) use connect::{connect, request};
+pub(crate) use connect::{connect, header_name, request};
 use messages::Messages;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
