@@ -4,12 +4,14 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use zinxide::client::{Client, ConnectError, Tls};
-use zinxide::testing::{TestServer, TestStream};
+use zinxide::testing::{TestServer, TestStream, within};
 use zinxide::{
     Event, FrameCodec, Server, ServerError, Settings, SettingsError, TlsError, WireFormat,
 };
@@ -458,6 +460,55 @@ async fn a_file_without_end_is_an_error() {
     let settings = Settings { tls_cert: "/dev/zero".to_owned(), ..files.settings() };
     let error = refused(settings).await.to_string();
     assert!(error.contains("/dev/zero") && error.contains("larger"), "{error}");
+}
+
+/// A reload that hangs is a pipe that nobody writes to.
+#[cfg(unix)]
+#[actix::test]
+async fn a_detached_reload_holds_nobody_up_and_does_not_undo_a_later_one() {
+    let files = Files::new("detached");
+    let old_key = fs::read(files.path("key.pem")).unwrap();
+    let settings = Settings { worker_pool_size: 1, ..files.settings() };
+    let (tell, mut slow) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::new(settings).on_conn_start(move |conn| {
+        tell.send(conn.clone()).unwrap();
+    });
+    let watched = TestServer::start(server).await;
+    let handle = watched.handle().clone();
+    fs::remove_file(files.path("key.pem")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(files.path("key.pem")).status().unwrap();
+    assert!(made.success());
+    let port = watched.addr().port();
+
+    let first = actix::spawn({
+        let handle = handle.clone();
+        async move { handle.reload_tls_detached().await }
+    });
+    let path = files.path("key.pem");
+    let writer = fs::OpenOptions::new();
+    let opened = tokio::task::spawn_blocking(move || writer.clone().write(true).open(path));
+    let mut writer = within(opened).await.unwrap().unwrap();
+    // The thread that it was called on accepts, and the worker serves.
+    let _stream = files.dial(port).await.unwrap();
+    within(slow.recv()).await.unwrap();
+
+    fs::remove_file(files.path("key.pem")).unwrap();
+    files.renew();
+    // This one waits for its turn, and can be given up.
+    drop(handle.reload_tls_detached());
+    let waiting = tokio::time::timeout(Duration::ZERO, handle.reload_tls_detached());
+    waiting.await.expect_err("the first one is not done");
+    handle.reload_tls().unwrap();
+    files.dial(port).await.expect("the new certificate is in use");
+
+    writer.write_all(&old_key).unwrap();
+    drop(writer);
+    within(first).await.unwrap().expect("the old pair is good");
+    files.dial(port).await.expect("the new certificate stays in use");
+    within(handle.reload_tls_detached()).await.unwrap();
+    let stats = handle.stats();
+    assert_eq!((stats.tls_reloads, stats.tls_reloads_failed), (3, 0));
+    watched.stop().await.unwrap();
 }
 
 proptest! {
