@@ -75,7 +75,7 @@ impl Secret {
             let all = |form: fn(&u8) -> String, between: &str| {
                 bytes.iter().map(form).collect::<Vec<_>>().join(between)
             };
-            digits.push(all(|byte| byte.to_string(), ","));
+            digits.push(all(ToString::to_string, ","));
             for between in ["", ":", ",", "\\x"] {
                 digits.push(all(|byte| format!("{byte:02x}"), between));
                 digits.push(all(|byte| format!("{byte:02X}"), between));
