@@ -3,7 +3,8 @@
 //! | event | level | what an operator does about it |
 //! |---|---|---|
 //! | listening, suspended, resumed, draining, route added or removed, `max_conn` changed | info | |
-//! | certificates read anew | info; error if they are no good | mend the files |
+//! | certificates reloaded | info; error if they are no good | mend the files |
+//! | certificates still being read at the next SIGHUP | warn | find out which file cannot be read |
 //! | stopped | info; warn if something was cut | raise `drain_deadline_ms`, or find the handler that hangs |
 //! | connection admitted, removed | debug | |
 //! | connection refused | warn | raise the limit it names, or find out who dials |
@@ -60,6 +61,8 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::mem::discriminant;
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,12 +98,15 @@ pub enum Event<'a> {
     Suspended { addr: SocketAddr },
     /// The server takes dials again.
     Resumed { addr: SocketAddr },
-    /// New certificates are in use.
+    /// New certificates are in use: those of these files.
     #[cfg(feature = "tls")]
-    TlsReloaded,
+    TlsReloaded { cert: &'a Path, key: &'a Path, client_ca: Option<&'a Path> },
     /// New certificates are no good; those before them stay in use.
     #[cfg(feature = "tls")]
     TlsNotReloaded { why: &'a TlsError },
+    /// A SIGHUP came while certificates were read, for this long already; they are read once more after that.
+    #[cfg(feature = "tls")]
+    TlsReloadWaits { reading: Duration },
     /// The server is about to stop.
     Draining { name: &'a str, deadline: Duration },
     /// The server has stopped.
@@ -199,9 +205,11 @@ impl Event<'_> {
     pub fn level(&self) -> Option<Level> {
         Some(match self {
             #[cfg(feature = "tls")]
-            Self::TlsReloaded => Level::Info,
+            Self::TlsReloaded { .. } => Level::Info,
             #[cfg(feature = "tls")]
             Self::TlsNotReloaded { .. } => Level::Error,
+            #[cfg(feature = "tls")]
+            Self::TlsReloadWaits { .. } => Level::Warn,
             Self::Listening { .. }
             | Self::Suspended { .. }
             | Self::Resumed { .. }
@@ -282,7 +290,7 @@ impl Event<'_> {
             // Once a shortage, and not more often than once a second: the acceptor sees to that.
             Self::AcceptFailed { .. } | Self::AcceptRecovered => return None,
             #[cfg(feature = "tls")]
-            Self::TlsReloaded | Self::TlsNotReloaded { .. } => return None,
+            Self::TlsReloaded { .. } | Self::TlsNotReloaded { .. } => return None,
             Self::Closed { why, .. } => {
                 discriminant(*why).hash(&mut kind);
                 if let CloseReason::Handshake(why) = why {
@@ -353,11 +361,20 @@ impl fmt::Display for Event<'_> {
             Self::Suspended { addr } => write!(f, "suspended: {addr} is not listened on"),
             Self::Resumed { addr } => write!(f, "resumed: {addr} is listened on"),
             #[cfg(feature = "tls")]
-            Self::TlsReloaded => f.write_str("new certificates are in use"),
+            Self::TlsReloaded { cert, key, client_ca } => {
+                write!(f, "new certificates are in use: {}, {}", cert.display(), key.display())?;
+                client_ca.map_or(Ok(()), |file| write!(f, ", {}", file.display()))
+            }
             #[cfg(feature = "tls")]
             Self::TlsNotReloaded { why } => {
-                write!(f, "certificates were not read anew: {why}")
+                write!(f, "certificates were not reloaded; those before stay in use: {why}")
             }
+            #[cfg(feature = "tls")]
+            Self::TlsReloadWaits { reading } => write!(
+                f,
+                "certificates have been read for {} ms already; they are read once more after that",
+                reading.as_millis()
+            ),
             Self::Draining { name, deadline } => {
                 write!(f, "{name} drains, for at most {} ms", deadline.as_millis())
             }

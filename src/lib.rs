@@ -145,6 +145,7 @@ pub mod framing {
 }
 mod inbound;
 pub mod router;
+mod secret;
 mod server;
 mod settings;
 mod surely;

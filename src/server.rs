@@ -318,6 +318,9 @@ impl Server {
     /// Listens, and starts the workers. Dials are taken by the system from now on, and by the
     /// server from [`BoundServer::serve`] on.
     ///
+    /// Certificates are read here, on this thread, which waits for files that are pipes or far away. Signals still do
+    /// then what they did before.
+    ///
     /// # Errors
     ///
     /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no

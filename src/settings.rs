@@ -17,6 +17,7 @@ use crate::codec::{FrameCodec, WireFormat};
 use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
 use crate::endpoint::Endpoint;
 use crate::event::Events;
+use crate::secret::shown;
 pub use load::SettingsError;
 pub use network::{BadNetwork, Network};
 
@@ -28,7 +29,7 @@ pub use network::{BadNetwork, Network};
 /// (`max_msg_chan_bytes`), the answers to the messages in flight (`max_worker_task_len` times the
 /// largest answer), and what it was read into: the payloads in flight, rounded up to whole read
 /// buffers (64 KiB, or about twice the largest packet), and one packet that is not complete yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, derive_more::Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// What the server is called in the log.
@@ -48,10 +49,13 @@ pub struct Settings {
     pub proxy_from: Vec<Network>,
     /// The PEM file of the certificate, and of those that lead from it to its root, for `tls` and
     /// `wss`. Needs the feature `tls`, as the next three do.
+    #[debug("{:?}", shown(tls_cert))]
     pub tls_cert: String,
-    /// The PEM file of its private key.
+    /// The PEM file of its private key, which is one and not encrypted; `tls_cert` may be the same file.
+    #[debug("{:?}", shown(tls_key))]
     pub tls_key: String,
     /// The PEM file of the roots of clients' certificates; empty if clients need none.
+    #[debug("{:?}", shown(tls_client_ca))]
     pub tls_client_ca: String,
     /// Whether a client needs a certificate, if there is a `tls_client_ca`.
     pub tls_client_cert: ClientCert,

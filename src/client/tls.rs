@@ -4,15 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, ring};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_rustls::rustls;
 
 use super::ConnectError;
 use crate::conn::HandshakeError;
+use crate::secret::{shown, shown_path};
+use crate::transport::tls::credentials;
 use crate::transport::{Boxed, tls};
 
 /// Whom a client trusts, and who it says it is.
@@ -42,14 +43,16 @@ impl Tls {
         Self::default()
     }
 
-    /// Trusts these roots, one certificate or more in PEM, and no longer those of the system.
+    /// Trusts these roots, one certificate or more in PEM, and no longer those of the system. A text of which
+    /// a part cannot be read is an error when the client is started: [`ConnectError::Tls`].
     pub fn roots_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots = Some(pem.into());
         self
     }
 
     /// Shows this certificate to a server that asks for one: the chain in PEM, the client's own first,
-    /// and its private key in PEM.
+    /// and its private key in PEM, not encrypted. What cannot be read, or a key that is not the certificate's, is an
+    /// error when the client is started: [`ConnectError::Tls`], which quotes neither.
     pub fn client_certificate_pem(
         mut self,
         chain: impl Into<Vec<u8>>,
@@ -76,15 +79,16 @@ impl Tls {
     pub(super) fn set_up(self, host: &str) -> Result<TlsSetup, ConnectError> {
         let server_name = self.server_name.clone().unwrap_or_else(|| host.to_owned());
         let named = ServerName::try_from(server_name.as_str());
-        named.map_err(|error| ConnectError::Tls(format!("the name {server_name:?}: {error}")))?;
+        named.map_err(|error| {
+            ConnectError::Tls(format!("the name {:?}: {error}", shown(&server_name)))
+        })?;
         let config = self.config().map_err(ConnectError::Tls)?;
         Ok(TlsSetup { config: Arc::new(config), server_name })
     }
 
     fn config(self) -> Result<ClientConfig, String> {
         let text = |error: rustls::Error| error.to_string();
-        // Named, because which provider is the process's depends on what else is compiled in.
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(credentials::provider());
         let algorithms = provider.signature_verification_algorithms;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -97,11 +101,9 @@ impl Tls {
         match self.identity {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
-                let chain = tls::parse_certificates(&chain)
-                    .map_err(|why| format!("the client's certificate: {why}"))?;
-                let key = PrivateKeyDer::from_pem_slice(&key)
-                    .map_err(|error| format!("the client's key: {error}"))?;
-                config.with_client_auth_cert(chain, key).map_err(text)
+                let identity = credentials::identity(&chain, &key);
+                let identity = identity.map_err(|why| format!("of the client: {why}"))?;
+                Ok(config.with_client_cert_resolver(identity))
             }
         }
     }
@@ -110,17 +112,28 @@ impl Tls {
 /// The roots in this PEM, or else those of the system.
 fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, String> {
     if let Some(pem) = pem {
-        return tls::parse_roots(pem).map_err(|why| format!("the roots: {why}"));
+        return credentials::roots(pem).map_err(|why| format!("the roots: {why}"));
     }
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     // Systems have roots that make no sense, among others that do.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        let why = found.errors.first().map_or_else(String::new, unread);
         return Err(format!("the system trusts nobody{why}"));
     }
     Ok(roots)
+}
+
+/// Why the system's roots cannot be read. `SSL_CERT_FILE` may name a private key by mistake, and errors about
+/// PEM quote it.
+fn unread(error: &rustls_native_certs::Error) -> String {
+    use rustls_native_certs::ErrorKind;
+    match &error.kind {
+        ErrorKind::Io { inner, path } => format!(": {}: {inner}", shown_path(path).display()),
+        ErrorKind::Pem(_) => ": a file of theirs is not PEM".to_owned(),
+        _ => format!(": {}", error.context),
+    }
 }
 
 /// What every handshake of a client needs.
@@ -141,7 +154,7 @@ impl fmt::Debug for Tls {
         f.debug_struct("Tls")
             .field("own_roots", &self.roots.is_some())
             .field("client_certificate", &self.identity.is_some())
-            .field("server_name", &self.server_name)
+            .field("server_name", &self.server_name.as_deref().map(shown))
             .field("accept_any_certificate", &self.accept_any)
             .finish()
     }

@@ -109,7 +109,7 @@ impl WebSocket {
 impl fmt::Debug for WebSocket {
     /// Without the values of headers, which may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.headers.iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = self.headers.iter().map(|(name, _)| ws::header_name(name)).collect();
         f.debug_struct("WebSocket")
             .field("headers", &names)
             .field("headers_of_each_dial", &self.of_dial.is_some())

@@ -103,6 +103,10 @@ counters! {
         workers_lost,
         /// Failed accepts.
         accept_errors,
+        /// Times that certificates were reloaded.
+        tls_reloads,
+        /// Times that certificates were to be reloaded, and the files were not good.
+        tls_reloads_failed,
         /// Times that a client dialled and was not connected.
         connects_failed,
         /// Frames that were dropped because a client's offline queue was full.
@@ -319,7 +323,11 @@ impl Counters {
             Event::ClientClosed { queued, .. } => (&self.queue_left, queued.frames as u64),
             Event::AcceptFailed { .. } | Event::DialGone { .. } => (&self.accept_errors, 1),
             #[cfg(feature = "tls")]
-            Event::TlsReloaded | Event::TlsNotReloaded { .. } => return,
+            Event::TlsReloaded { .. } => (&self.tls_reloads, 1),
+            #[cfg(feature = "tls")]
+            Event::TlsNotReloaded { .. } => (&self.tls_reloads_failed, 1),
+            #[cfg(feature = "tls")]
+            Event::TlsReloadWaits { .. } => return,
             Event::Listening { .. }
             | Event::Suspended { .. }
             | Event::Resumed { .. }

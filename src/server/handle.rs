@@ -38,7 +38,7 @@ struct Inner {
     events: Arc<Events>,
     budget: Arc<Budget>,
     gate: Gate,
-    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "certificates are read anew"))]
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "certificates are reloaded"))]
     layers: Arc<Layers>,
     /// Written by handles that ask for the stop and by the server itself; it only grows.
     phase: watch::Sender<Phase>,
@@ -190,9 +190,12 @@ impl ServerHandle {
         self.0.gate.open()
     }
 
-    /// Reads the files of `tls_cert`, `tls_key` and `tls_client_ca` anew. Handshakes from now on are made
-    /// with them; connections that are there are not touched. It blocks the thread while it reads. On
-    /// Unix, SIGHUP does the same, unless signals are left to the application.
+    /// Reads the files of `tls_cert`, `tls_key` and `tls_client_ca` again. Handshakes from now on are made
+    /// with them; connections that are there are not touched.
+    ///
+    /// It blocks the thread while it reads, which takes for ever if a file is a pipe that nobody writes to, or on
+    /// a machine that is away. Do not call it in a handler or a hook, which run on a worker's thread;
+    /// [`reload_tls_detached`](Self::reload_tls_detached) is for those.
     ///
     /// # Errors
     ///
@@ -200,17 +203,55 @@ impl ServerHandle {
     /// before stays in use then.
     #[cfg(feature = "tls")]
     pub fn reload_tls(&self) -> Result<(), TlsError> {
-        let reloaded = self.0.layers.reload_tls();
+        let tls = self.0.layers.tls();
+        let reloaded = tls.ok_or(TlsError::Unused).and_then(|tls| tls.reload().map(|()| tls));
         self.0.events.emit(match &reloaded {
-            Ok(()) => Event::TlsReloaded,
+            Ok(tls) => {
+                let files = tls.files();
+                let client_ca = files.client_ca.as_deref();
+                Event::TlsReloaded { cert: &files.cert, key: &files.key, client_ca }
+            }
             Err(why) => Event::TlsNotReloaded { why },
         });
-        reloaded
+        reloaded.map(drop)
+    }
+
+    /// As [`reload_tls`](Self::reload_tls), on a thread of its own: neither the caller's thread nor a stop
+    /// of the server waits for files that cannot be read. There is one such thread at a time; who calls
+    /// this meanwhile waits for its turn. On Unix, SIGHUP does this, unless signals are left to the application.
+    ///
+    /// # Errors
+    ///
+    /// As those of `reload_tls`; [`TlsError::Thread`], if there is no thread to be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Reading goes on when the future is dropped, if its turn has come; else it does not begin.
+    #[cfg(feature = "tls")]
+    pub async fn reload_tls_detached(&self) -> Result<(), TlsError> {
+        let Some(tls) = self.0.layers.tls() else { return self.reload_tls() };
+        let turn = Arc::clone(&tls.reloading).lock_owned().await;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let handle = self.clone();
+        // Not one of the runtime's, which are waited for when it ends.
+        let thread = std::thread::Builder::new().name("zinxide-reload".to_owned());
+        let started = thread.spawn(move || {
+            let _turn = turn;
+            // Nobody may wait any more.
+            let _ = tell.send(handle.reload_tls());
+        });
+        if let Err(error) = started {
+            let why = TlsError::Thread(error);
+            self.0.events.emit(Event::TlsNotReloaded { why: &why });
+            return Err(why);
+        }
+        let panicked = |_| Err(TlsError::Thread(io::Error::other("it panicked")));
+        told.await.unwrap_or_else(panicked)
     }
 
     #[cfg(feature = "tls")]
     pub(crate) fn has_tls(&self) -> bool {
-        self.0.layers.has_tls()
+        self.0.layers.tls().is_some()
     }
 
     /// Closes all connections: see [`ClearConn`].

@@ -1,14 +1,20 @@
-//! SIGINT and SIGTERM, or Ctrl-C where there are no signals; and SIGHUP, which reads certificates anew.
+//! SIGINT and SIGTERM, or Ctrl-C where there are no signals; and SIGHUP, which reloads certificates.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
+#[cfg(all(unix, feature = "tls"))]
+use std::pin::pin;
+#[cfg(all(unix, feature = "tls"))]
+use std::time::Instant;
 
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::handle::ServerHandle;
+#[cfg(all(unix, feature = "tls"))]
+use crate::event::Event;
 
 /// The signals that ask a server to stop.
 pub(crate) struct Signals {
@@ -45,7 +51,10 @@ impl Signals {
 /// What never ends.
 pub(crate) type Forever = Pin<Box<dyn Future<Output = Infallible>>>;
 
-/// Reads certificates anew at each SIGHUP. Without TLS that signal keeps its meaning.
+/// Reloads certificates at each SIGHUP. Without TLS that signal keeps its meaning.
+///
+/// One that comes while the files are read asks for one more reload, however many come: the files may have
+/// been changed behind the reader.
 #[cfg(all(unix, feature = "tls"))]
 pub(crate) fn reload_at_hangup(wanted: bool, handle: &ServerHandle) -> io::Result<Forever> {
     if !(wanted && handle.has_tls()) {
@@ -53,10 +62,22 @@ pub(crate) fn reload_at_hangup(wanted: bool, handle: &ServerHandle) -> io::Resul
     }
     let (mut hangup, handle) = (signal(SignalKind::hangup())?, handle.clone());
     Ok(Box::pin(async move {
-        while hangup.recv().await.is_some() {
-            let handle = handle.clone();
-            // Files may be slow, and this thread accepts. It is an event, if that fails.
-            let _ = tokio::task::spawn_blocking(move || handle.reload_tls()).await;
+        let mut again = false;
+        while again || hangup.recv().await.is_some() {
+            again = false;
+            let began = Instant::now();
+            let mut reload = pin!(handle.reload_tls_detached());
+            loop {
+                tokio::select! {
+                    // It is an event, if that fails.
+                    _ = &mut reload => break,
+                    Some(()) = hangup.recv() => {
+                        again = true;
+                        let reading = began.elapsed();
+                        handle.events().emit(Event::TlsReloadWaits { reading });
+                    }
+                }
+            }
         }
         pending().await
     }))

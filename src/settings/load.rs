@@ -1,5 +1,6 @@
 //! Settings from a file and the environment, with errors that say where to look.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Source, Value, ValueKind};
@@ -11,6 +12,7 @@ use super::{ClientCert, Network, Settings, Unrouted, WhenFull, WhenWorkerLost, W
 use crate::codec::WireFormat;
 use crate::conn::{OverRate, Overflow};
 use crate::endpoint::Endpoint;
+use crate::secret::{is_secret, shown, shown_path};
 
 /// What environment variables that are settings begin with.
 const PREFIX: &str = "ZINXIDE";
@@ -79,9 +81,10 @@ impl Settings {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, SettingsError> {
         let path = path.as_ref();
         let file = File::from(path).format(FileFormat::Yaml);
-        let values = file
-            .collect()
-            .map_err(|source| SettingsError::File { file: path.to_owned(), source })?;
+        let values = file.collect().map_err(|source| SettingsError::File {
+            file: shown_path(path),
+            source: without_secrets(source),
+        })?;
         Self::from_layers(Some((path.display().to_string(), values)))
     }
 
@@ -93,6 +96,47 @@ impl Settings {
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::from_layers(None)
     }
+}
+
+/// What is said of a value that nobody should read.
+const LOOKS_SECRET: &str =
+    "must not be what it is (not shown: it looks like a key or a certificate)";
+
+/// Whether there is a key or a certificate in this value: a settings file or variable that was mixed up.
+fn has_secret(kind: &ValueKind) -> bool {
+    match kind {
+        ValueKind::String(text) => is_secret(text),
+        ValueKind::Array(items) => items.iter().any(|item| has_secret(&item.kind)),
+        ValueKind::Table(table) => {
+            table.iter().any(|(key, item)| is_secret(key) || has_secret(&item.kind))
+        }
+        _ => false,
+    }
+}
+
+/// Errors about YAML may quote it.
+fn without_secrets(error: ConfigError) -> ConfigError {
+    if is_secret(&format!("{error} {error:?}")) {
+        ConfigError::Message("it looks like a key or a certificate".to_owned())
+    } else {
+        error
+    }
+}
+
+/// Finds variables that are no text, since the error of the config crate about them has the value.
+fn check_unicode() -> Result<(), SettingsError> {
+    for (name, value) in env::vars_os() {
+        let Some(name) = name.to_str() else { continue };
+        let key = name.to_lowercase();
+        if let Some(key) = key.strip_prefix("zinxide_")
+            && value.to_str().is_none()
+        {
+            let origin = format!("environment variable {name}");
+            let reason = "must be text in UTF-8".to_owned();
+            return Err(SettingsError::WrongType { key: key.to_owned(), origin, reason });
+        }
+    }
+    Ok(())
 }
 
 /// The defaults by key: what keys there are, and of which kind.
@@ -146,6 +190,7 @@ struct Builder {
 impl Settings {
     fn from_layers(file: Option<(String, Map<String, Value>)>) -> Result<Self, SettingsError> {
         let mut builder = Builder { defaults: defaults(), values: Map::new(), origins: Map::new() };
+        check_unicode()?;
         let environment = Environment::with_prefix(PREFIX);
         let variables = environment.collect().map_err(SettingsError::Environment)?;
         if let Some((origin, values)) = file {
@@ -182,7 +227,21 @@ impl Builder {
         Sort::of(&self.defaults.get(key)?.kind)
     }
 
-    fn set(
+    fn set(&mut self, key: String, kind: ValueKind, origin: String) -> Result<(), SettingsError> {
+        let has_secret = has_secret(&kind);
+        self.set_known(key, kind, origin).map_err(|error| match error {
+            SettingsError::UnknownKey { key, origin } => {
+                SettingsError::UnknownKey { key: shown(&key).to_owned(), origin }
+            }
+            SettingsError::WrongType { key, origin, .. } if has_secret => {
+                SettingsError::WrongType { key, origin, reason: LOOKS_SECRET.to_owned() }
+            }
+            error => error,
+        })
+    }
+
+    /// Errors quote the value.
+    fn set_known(
         &mut self,
         key: String,
         mut kind: ValueKind,

@@ -9,6 +9,8 @@ const MAX_WORKERS: usize = 1024;
 const MAX_WINDOW: u32 = 1 << 20;
 /// What Linux takes, tcp(7).
 const MAX_KEEPALIVE_MS: u64 = 32_767_000;
+/// What Linux takes, limits.h.
+const MAX_PATH: usize = 4096;
 /// A day.
 const MAX_DEADLINE_MS: u64 = 86_400_000;
 
@@ -162,11 +164,23 @@ impl Settings {
         ];
         let must = format!("must be at most {MAX_DEADLINE_MS}");
         let deadlines = deadlines.map(|(key, ms)| (key, ms <= MAX_DEADLINE_MS, must.clone()));
-        match checks.into_iter().chain(deadlines).find(|(_, holds, _)| !holds) {
+        let files = [
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
+            ("tls_client_ca", &self.tls_client_ca),
+        ];
+        let must = "must be the path of a PEM file, and not what is in it".to_owned();
+        let files = files.map(|(key, file)| (key, is_path(file), must.clone()));
+        match checks.into_iter().chain(deadlines).chain(files).find(|(_, holds, _)| !holds) {
             Some((key, _, must)) => Err(SettingsError::OutOfRange { key, must, origin: None }),
             None => Ok(()),
         }
     }
+}
+
+/// Whether this can be the path of a file. The text of one has lines, and what names a file is in errors.
+fn is_path(text: &str) -> bool {
+    text.len() <= MAX_PATH && !text.contains("-----") && !text.contains(char::is_control)
 }
 
 /// What is to be said of a setting that an endpoint of another kind would need.

@@ -143,7 +143,6 @@ async fn encrypted(
 ) -> Result<Boxed, HandshakeError> {
     use crate::transport::tls;
     use std::sync::Arc;
-    use tokio_rustls::rustls::crypto::ring;
     use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     let failed = |why: String| HandshakeError::Tls(why);
@@ -151,7 +150,7 @@ async fn encrypted(
         Some(file) => tls::roots("roots", file).map_err(|error| failed(error.to_string()))?,
         None => RootCertStore::empty(),
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(tls::credentials::provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)

@@ -60,14 +60,8 @@ impl Layers {
         Stack::new(layers)
     }
 
-    /// Reads certificates anew.
     #[cfg(feature = "tls")]
-    pub(crate) fn reload_tls(&self) -> Result<(), TlsError> {
-        self.tls.as_ref().ok_or(TlsError::Unused)?.reload()
-    }
-
-    #[cfg(feature = "tls")]
-    pub(crate) fn has_tls(&self) -> bool {
-        self.tls.is_some()
+    pub(crate) fn tls(&self) -> Option<&Arc<ServerTls>> {
+        self.tls.as_ref()
     }
 }

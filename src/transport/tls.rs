@@ -1,55 +1,34 @@
 //! TLS under frames, by rustls.
 
+pub(crate) mod credentials;
+mod files;
+mod pem;
 mod records;
 
-use std::fmt;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::server::ServerConfig;
+use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Failed, Layer, Local, Passed, Refused, Signs, Transport};
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, HandshakeError};
 use crate::conn_manager::AddError;
-use crate::settings::{ClientCert, Settings};
+use crate::settings::Settings;
+pub use files::TlsError;
+pub(crate) use files::{Files, roots};
 use records::Records;
 
 /// What a connection keeps of what its peer does not take, beside its outbox: two records.
 const KEPT: usize = 32 * 1024;
-
-/// Why TLS cannot be had with these files.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// A file is not there, cannot be read, or has not what it must have.
-    #[error("setting `{key}`: {}: {why}", file.display())]
-    File {
-        /// The setting that names it.
-        key: &'static str,
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// The files do not fit each other.
-    #[error("settings `tls_cert` and `tls_key`: {0}")]
-    Pair(String),
-    /// There is no TLS to be had files for.
-    #[error("the server has no endpoint with TLS")]
-    Unused,
-}
 
 /// The certificates that a client has shown, verified: a property of its connection.
 ///
@@ -80,39 +59,51 @@ impl PeerCertificates {
 /// The server's side, with certificates that can be changed.
 pub(crate) struct ServerTls {
     files: Files,
-    config: RwLock<Arc<ServerConfig>>,
+    /// How many times the files were begun to be read.
+    begun: AtomicU64,
+    in_use: RwLock<InUse>,
+    /// Held by the thread of a reload, so that there is one at most.
+    pub(crate) reloading: Arc<tokio::sync::Mutex<()>>,
 }
 
-struct Files {
-    cert: PathBuf,
-    key: PathBuf,
-    client_ca: Option<PathBuf>,
-    client_cert: ClientCert,
+struct InUse {
+    config: Arc<ServerConfig>,
+    /// Which of the times it was read.
+    number: u64,
 }
 
 impl ServerTls {
     pub(crate) fn new(settings: &Settings) -> Result<Self, TlsError> {
-        let client_ca = &settings.tls_client_ca;
-        let files = Files {
-            cert: PathBuf::from(&settings.tls_cert),
-            key: PathBuf::from(&settings.tls_key),
-            client_ca: (!client_ca.is_empty()).then(|| PathBuf::from(client_ca)),
-            client_cert: settings.tls_client_cert,
-        };
-        let config = RwLock::new(Arc::new(files.load()?));
-        Ok(Self { files, config })
+        let files = Files::new(settings);
+        let config = Arc::new(files.load()?);
+        Ok(Self {
+            files,
+            begun: AtomicU64::new(0),
+            in_use: RwLock::new(InUse { config, number: 0 }),
+            reloading: Arc::default(),
+        })
     }
 
-    /// Reads the files anew. Handshakes from now on are made with them, if they are good.
+    /// The files that are read.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let config = Arc::new(self.files.load()?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        let mut in_use = self.in_use.write().unwrap_or_else(PoisonError::into_inner);
+        // One that began later and was faster has read what is newer.
+        if number > in_use.number {
+            *in_use = InUse { config, number };
+        }
         Ok(())
     }
 
     fn acceptor(&self) -> TlsAcceptor {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&config).into()
+        let in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&in_use.config).into()
     }
 
     /// Shakes hands.
@@ -120,81 +111,6 @@ impl ServerTls {
         let mut stream = self.acceptor().accept(Records::new(below)).await.map_err(failed)?;
         stream.get_mut().1.set_buffer_limit(Some(KEPT));
         Ok(Encrypted::new(stream.into()))
-    }
-}
-
-impl Files {
-    fn load(&self) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(ring::default_provider());
-        let bad = |error: RustlsError| TlsError::Pair(error.to_string());
-        let config = ServerConfig::builder_with_provider(Arc::clone(&provider));
-        let config = config.with_safe_default_protocol_versions().map_err(bad)?;
-        let config = match &self.client_ca {
-            None => config.with_no_client_auth(),
-            Some(file) => {
-                let of_file = |why: String| file_error("tls_client_ca", file, why);
-                let roots = Arc::new(roots("tls_client_ca", file)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-                let verifier = match self.client_cert {
-                    ClientCert::Required => verifier,
-                    ClientCert::Optional => verifier.allow_unauthenticated(),
-                };
-                let verifier = verifier.build().map_err(|error| of_file(error.to_string()))?;
-                config.with_client_cert_verifier(verifier)
-            }
-        };
-        let chain = certificates("tls_cert", &self.cert)?;
-        let key = private_key("tls_key", &self.key)?;
-        config.with_single_cert(chain, key).map_err(bad)
-    }
-}
-
-fn file_error(key: &'static str, file: &Path, why: impl fmt::Display) -> TlsError {
-    TlsError::File { key, file: file.to_owned(), why: why.to_string() }
-}
-
-/// The certificates in a PEM text; at least one.
-pub(crate) fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match all {
-        Ok(all) if all.is_empty() => Err("there is no certificate in it".to_owned()),
-        all => all.map_err(|error| error.to_string()),
-    }
-}
-
-/// The roots in a PEM text; at least one.
-pub(crate) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in parse_certificates(pem)? {
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    Ok(roots)
-}
-
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = fs::read(file).map_err(|error| file_error(key, file, error))?;
-    parse_certificates(&pem).map_err(|why| file_error(key, file, why))
-}
-
-/// The roots of a PEM file.
-pub(crate) fn roots(key: &'static str, file: &Path) -> Result<RootCertStore, TlsError> {
-    let pem = fs::read(file).map_err(|error| file_error(key, file, error))?;
-    parse_roots(&pem).map_err(|why| file_error(key, file, why))
-}
-
-/// The first private key of a PEM file.
-fn private_key(key: &'static str, file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
-        pem::Error::NoItemsFound => file_error(key, file, "there is no private key in it"),
-        error => file_error(key, file, plain(error)),
-    })
-}
-
-/// What rustls says of a file, without its own words around what the system says.
-fn plain(error: pem::Error) -> String {
-    match error {
-        pem::Error::Io(error) => error.to_string(),
-        error => error.to_string(),
     }
 }
 

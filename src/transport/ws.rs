@@ -14,7 +14,7 @@ use super::{Boxed, Failed, Layer, Local, Refused, gone};
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
-pub(crate) use connect::{connect, request};
+pub(crate) use connect::{connect, header_name, request};
 use marks::Marks;
 use messages::Messages;
 pub(crate) use upgrade::{Auth, Rules};

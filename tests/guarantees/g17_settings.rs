@@ -3,6 +3,7 @@
 //! Environment variables belong to a whole process, so settings are loaded in a child: this very
 //! test binary, run for the one ignored test below.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +25,10 @@ fn child() {
     let loaded = if file.is_empty() { Settings::from_env() } else { Settings::load(&file) };
     let answer = match loaded {
         Ok(settings) => json!({ "settings": settings }),
-        Err(error) => json!({ "kind": kind(&error), "message": error.to_string() }),
+        Err(error) => {
+            let debug = format!("{error:?}");
+            json!({ "kind": kind(&error), "message": error.to_string(), "debug": debug })
+        }
     };
     println!("\n{ANSWER}{answer}");
 }
@@ -68,20 +72,28 @@ impl Loaded {
 }
 
 fn load_path(file: Option<&Path>, variables: &[(&str, &str)]) -> Loaded {
-    let mut child = Command::new(env::current_exe().unwrap());
-    without_settings(&mut child);
-    child.args(["--exact", "g17_settings::child", "--ignored", "--nocapture"]);
-    child.env(FILE, file.unwrap_or(Path::new(""))).envs(variables.iter().copied());
-    let output = child.output().unwrap();
-    let output = String::from_utf8_lossy(&output.stdout);
-    let answer = output.lines().find_map(|line| line.strip_prefix(ANSWER));
-    let answer: Value = serde_json::from_str(answer.expect(&output)).unwrap();
+    let answer = answer(file, variables.iter().copied());
     let text = |key: &str| answer[key].as_str().unwrap().to_owned();
     if answer["settings"].is_null() {
         Loaded::Error { kind: text("kind"), message: text("message") }
     } else {
         Loaded::Settings(Box::new(serde_json::from_value(answer["settings"].clone()).unwrap()))
     }
+}
+
+/// What the child says.
+fn answer<V: AsRef<OsStr>>(
+    file: Option<&Path>,
+    variables: impl IntoIterator<Item = (impl AsRef<OsStr>, V)>,
+) -> Value {
+    let mut child = Command::new(env::current_exe().unwrap());
+    without_settings(&mut child);
+    child.args(["--exact", "g17_settings::child", "--ignored", "--nocapture"]);
+    child.env(FILE, file.unwrap_or(Path::new(""))).envs(variables);
+    let output = child.output().unwrap();
+    let output = String::from_utf8_lossy(&output.stdout);
+    let answer = output.lines().find_map(|line| line.strip_prefix(ANSWER));
+    serde_json::from_str(answer.expect(&output)).unwrap()
 }
 
 /// A settings file that is there for one test.
@@ -334,6 +346,53 @@ fn g17_text_that_looks_like_a_number_is_text() {
 fn g17_variables_that_are_not_for_us_are_no_ones_business() {
     let variables = [("ZINXIDES_MAX_CONN", "3"), ("MAX_CONN", "4"), ("XZINXIDE_MAX_CONN", "5")];
     assert_eq!(load_path(None, &variables).settings(), Settings::default());
+}
+
+#[test]
+fn g17_no_error_quotes_a_key_that_is_the_value_of_a_variable() {
+    let body = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg0WfaYLx7wa1VmTOEXcRB";
+    let lines = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
+    for value in
+        [lines.clone(), lines.replace('\n', "\\n"), lines.replace('\n', " "), body.to_owned()]
+    {
+        for variable in [
+            "ZINXIDE_TLS_CERT",
+            "ZINXIDE_TLS_KEY",
+            "ZINXIDE_TLS_CLIENT_CA",
+            "ZINXIDE_TLS_CLIENT_CERT",
+            "ZINXIDE_TLS_PRIVATE_KEY",
+            "ZINXIDE_TCP_PORT",
+            "ZINXIDE_LISTEN",
+            "ZINXIDE_ALLOW",
+            "ZINXIDE_WIRE_FORMAT",
+            "ZINXIDE_WS_ORIGINS",
+        ] {
+            let answer = answer(None, [(variable, &value)]);
+            let (message, debug) = (answer["message"].as_str(), answer["debug"].as_str());
+            let said = message.unwrap().to_owned() + debug.unwrap();
+            assert!(said.contains(variable), "{said}");
+            assert!(
+                !body
+                    .as_bytes()
+                    .windows(8)
+                    .any(|part| said.contains(str::from_utf8(part).unwrap())),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn g17_a_variable_that_is_no_text_is_an_error_that_names_it_and_does_not_quote_it() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let value = OsStr::from_bytes(b"0\x81\x87 a key in DER");
+    let answer = answer(None, [("ZINXIDE_TLS_KEY", value)]);
+    assert_eq!(answer["kind"], "wrong type");
+    let said = answer.to_string();
+    assert!(said.contains("ZINXIDE_TLS_KEY") && said.contains("UTF-8"), "{said}");
+    assert!(!said.contains("DER"), "{said}");
 }
 
 #[test]

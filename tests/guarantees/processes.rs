@@ -136,3 +136,148 @@ async fn g18_a_message_without_a_route_is_logged_once_a_connection() {
     process.exited().await;
     assert_eq!(process.logged("no route for message 77"), 2);
 }
+
+/// What happens when files with certificates cannot be read, for a while or for ever: pipes that nobody writes to.
+#[cfg(feature = "tls")]
+mod certificates {
+    use std::fs::{self, File, OpenOptions};
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use tokio::task::spawn_blocking;
+    use zinxide::testing::within;
+
+    use crate::support_process::Process;
+
+    /// A folder with a certificate and its key.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let name = format!("reload-{test}-{}", std::process::id());
+            let folder = Self(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
+            let _ = fs::remove_dir_all(&folder.0);
+            fs::create_dir_all(&folder.0).unwrap();
+            folder.renew();
+            folder
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        /// Another pair in place of the one that was there.
+        fn renew(&self) {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            fs::write(self.path("cert.pem"), made.cert.pem()).unwrap();
+            fs::write(self.path("new-key.pem"), made.signing_key.serialize_pem()).unwrap();
+            fs::rename(self.path("new-key.pem"), self.path("key.pem")).unwrap();
+        }
+
+        /// A pipe in the place of this file.
+        fn pipe(&self, name: &str) {
+            let _ = fs::remove_file(self.path(name));
+            let made = Command::new("mkfifo").arg(self.path(name)).status().expect("mkfifo");
+            assert!(made.success());
+        }
+
+        /// Waits until somebody reads the pipe. Who reads waits until what this gives is written to or dropped.
+        async fn read(&self, name: &str) -> File {
+            let path = self.path(name);
+            let opened = spawn_blocking(move || OpenOptions::new().write(true).open(path));
+            within(opened).await.unwrap().unwrap()
+        }
+
+        fn server(&self) -> Process {
+            let path = |name| self.path(name).to_str().unwrap().to_owned();
+            let (cert, key) = (path("cert.pem"), path("key.pem"));
+            Process::server(&[
+                ("ZINXIDE_LISTEN", "tls://127.0.0.1:0"),
+                ("ZINXIDE_TLS_CERT", &cert),
+                ("ZINXIDE_TLS_KEY", &key),
+            ])
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[actix::test]
+    async fn g13_a_stop_does_not_wait_for_certificates_that_cannot_be_read() {
+        for file in ["cert.pem", "key.pem"] {
+            let folder = Folder::new("stop");
+            let mut process = folder.server();
+            process.logs("listens on ").await;
+            folder.pipe(file);
+            process.signal("HUP");
+            let unwritten = folder.read(file).await;
+            process.signal("TERM");
+            let status = process.exited().await;
+            assert_eq!(status.code(), Some(0), "{file}: {status}");
+            drop(unwritten);
+        }
+    }
+
+    #[actix::test]
+    async fn a_hangup_while_certificates_are_read_asks_for_one_more_reload() {
+        let folder = Folder::new("again");
+        let mut process = folder.server();
+        process.logs("listens on ").await;
+        folder.pipe("key.pem");
+        process.signal("HUP");
+        let unwritten = folder.read("key.pem").await;
+        for _ in 0..3 {
+            process.signal("HUP");
+            process.logs("once more after that").await;
+        }
+        folder.renew();
+        // It has read nothing, which is no key.
+        drop(unwritten);
+        let line = process.logs("were not reloaded").await;
+        assert!(line.contains("key.pem: there is no private key in it"), "{line}");
+        let line = process.logs("new certificates are in use").await;
+        assert!(line.contains("cert.pem") && line.contains("key.pem"), "{line}");
+        process.signal("TERM");
+        assert_eq!(process.exited().await.code(), Some(0));
+        assert_eq!(process.logged("new certificates are in use"), 1);
+        assert_eq!(process.logged("were not reloaded"), 1);
+    }
+
+    #[actix::test]
+    async fn a_signal_ends_a_server_whose_certificates_cannot_be_read_at_the_start() {
+        use std::os::unix::process::ExitStatusExt;
+
+        for (signal, number) in [("TERM", 15), ("INT", 2)] {
+            let folder = Folder::new("start");
+            folder.pipe("key.pem");
+            let mut process = folder.server();
+            let unwritten = folder.read("key.pem").await;
+            process.signal(signal);
+            assert_eq!(process.exited().await.signal(), Some(number));
+            drop(unwritten);
+        }
+    }
+
+    #[actix::test]
+    async fn certificates_and_keys_may_come_through_pipes() {
+        use std::io::Write;
+
+        let folder = Folder::new("pipes");
+        let both =
+            [fs::read(folder.path("cert.pem")).unwrap(), fs::read(folder.path("key.pem")).unwrap()];
+        folder.pipe("cert.pem");
+        let cert = folder.path("cert.pem").to_str().unwrap().to_owned();
+        let mut process = Process::server(&[
+            ("ZINXIDE_LISTEN", "tls://127.0.0.1:0"),
+            ("ZINXIDE_TLS_CERT", &cert),
+            ("ZINXIDE_TLS_KEY", &cert),
+        ]);
+        folder.read("cert.pem").await.write_all(&both.concat()).unwrap();
+        process.logs("listens on ").await;
+        process.signal("TERM");
+        assert_eq!(process.exited().await.code(), Some(0));
+    }
+}

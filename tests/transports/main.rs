@@ -10,5 +10,7 @@ mod proxy;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod tls_files;
 #[cfg(feature = "ws")]
 mod websocket;

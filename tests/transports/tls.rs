@@ -42,16 +42,16 @@ impl Files {
         self.folder.join(name).to_str().unwrap().to_owned()
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         fs::write(self.folder.join(name), text).unwrap();
     }
 
     /// Another certificate in place of the one that was there.
-    fn renew(&self) {
+    pub(crate) fn renew(&self) {
         let CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        self.write("cert.pem", &cert.pem());
-        self.write("key.pem", &signing_key.serialize_pem());
+        self.write("cert.pem", cert.pem());
+        self.write("key.pem", signing_key.serialize_pem());
     }
 
     pub(crate) fn settings(&self) -> Settings {
@@ -81,7 +81,7 @@ impl Files {
         Arc::new(config).into()
     }
 
-    async fn dial(&self, port: u16) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn dial(&self, port: u16) -> io::Result<TlsStream<TcpStream>> {
         dial(self.connector(None), port).await
     }
 
@@ -94,9 +94,9 @@ impl Files {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(["client".to_owned()]).unwrap();
         let cert = params.signed_by(&key, &issuer).unwrap();
-        self.write(&format!("{authority}.pem"), &issuer.pem());
-        self.write(&format!("{authority}-client.pem"), &cert.pem());
-        self.write(&format!("{authority}-client-key.pem"), &key.serialize_pem());
+        self.write(&format!("{authority}.pem"), issuer.pem());
+        self.write(&format!("{authority}-client.pem"), cert.pem());
+        self.write(&format!("{authority}-client-key.pem"), key.serialize_pem());
     }
 }
 
@@ -299,7 +299,7 @@ async fn a_server_without_tls_has_nothing_to_reload() {
 async fn a_file_that_is_no_good_is_an_error_at_the_start_that_names_it() {
     let files = Files::new("bad");
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    files.write("other-key.pem", &other.signing_key.serialize_pem());
+    files.write("other-key.pem", other.signing_key.serialize_pem());
     files.write("empty.pem", "");
     let cut = fs::read_to_string(files.path("cert.pem")).unwrap().replace("-----END", "");
     files.write("cut.pem", &cut);

@@ -62,7 +62,7 @@ pub(crate) fn request(
     let mut request = request.map_err(|error| format!("the endpoint: {error}"))?;
     for (name, value) in headers {
         // Values may be secret: none of them is in an error.
-        let bad = |why: &str| format!("the header {name:?}: {why}");
+        let bad = |why: &str| format!("the header {:?}: {why}", header_name(name));
         let key = HeaderName::try_from(name).map_err(|error| bad(&error.to_string()))?;
         if is_of_the_protocol(&key) {
             return Err(bad("it is of the protocol itself"));
@@ -80,6 +80,11 @@ pub(crate) fn request(
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, offers);
     }
     Ok(request)
+}
+
+/// What is printed of the name of a header: no value, if the whole line was given as the name.
+pub(crate) fn header_name(name: &str) -> &str {
+    name.split([':', '=']).next().unwrap_or_default()
 }
 
 /// A second one would be ignored, or break the handshake.
@@ -117,6 +122,7 @@ mod tests {
         for (name, value, subprotocol, says) in [
             ("no name", "x", "a", "\"no name\""),
             ("", "x", "a", "\"\""),
+            ("Authorization: secret", "", "a", "\"Authorization\""),
             ("X-Token", "secret\r\nX-Admin: yes", "a", "\"X-Token\""),
             ("Host", "elsewhere", "a", "\"Host\": it is of the protocol"),
             ("sec-websocket-key", "x", "a", "it is of the protocol"),
