@@ -281,8 +281,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
-    /// actix system.
+    /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, too few
+    /// threads or descriptors for the workers, no actix system. Whatever was started is stopped then.
     pub async fn bind(mut self) -> Result<BoundServer, ServerError> {
         let Self { signals, .. } = self;
         self.settings.validate()?;
@@ -304,7 +304,7 @@ impl Server {
         let listeners = listeners::bind(&settings.endpoints(), &layers).await?;
         let addrs = listeners.iter().map(|listener| listener.at.clone()).collect();
 
-        let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
+        let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings)?;
         let admission = Admission::new(&settings);
         let manager = ConnManager::with_workers(admission, Arc::clone(&limits), workers.fanouts());
         let connections = manager.connections();
