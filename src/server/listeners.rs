@@ -1,7 +1,7 @@
 //! Where a server listens, and what is spoken there.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -12,9 +12,10 @@ use crate::transport::{Layers, Stack};
 /// How many dials the system keeps while the acceptor is busy; the system may keep fewer.
 pub(super) const BACKLOG: u32 = 4096;
 
-/// A listener that nobody accepts from yet.
+/// A listener that nobody accepts from yet. It belongs to no event loop, so that it can travel to the
+/// thread that accepts.
 pub(super) struct Listener {
-    pub(super) socket: TcpListener,
+    pub(super) socket: StdTcpListener,
     pub(super) at: ListenAddr,
     pub(super) stack: Stack,
 }
@@ -45,7 +46,8 @@ pub(super) async fn bind(
             };
             Unbound { addr, source }
         };
-        let socket = first_address(endpoint).await.and_then(listen).map_err(failed)?;
+        let addr = first_address(endpoint).await.map_err(failed)?;
+        let socket = listen(addr).and_then(TcpListener::into_std).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
         let at = ListenAddr { scheme: endpoint.scheme, addr, path: endpoint.path.clone() };
         listeners.push(Listener { socket, at, stack: layers.stack(endpoint) });
