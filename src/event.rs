@@ -13,6 +13,7 @@
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for what is not ordinary, and if frames were cut | look at that client or handler |
 //! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
+//! | a worker ended under a connection that had not ended | warn | find out who stopped its arbiter or the actix system |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
 //! | a peer sends too much | warn once a connection, and counted | raise the rate, or look at that client |
@@ -127,9 +128,10 @@ pub enum Event<'a> {
     DroppedWhileDown { conn: &'a Conn, message: MsgId },
     /// A connection's socket is closed.
     Closed { conn: &'a Conn, why: &'a CloseReason, unsent: Unsent, unhandled: usize },
-    /// The drain deadline passed before a connection's end was over; this many messages were with
-    /// handlers, and their answers come to nothing.
-    CutShort { conn: &'a Conn, messages: u32 },
+    /// A connection's end is cut short, and the replies to the messages that handlers have come to
+    /// nothing: because the drain deadline passed, or because its worker ended under it. Reported once
+    /// a connection.
+    CutShort { conn: &'a Conn, messages: u32, worker_ended: bool },
     /// The peer takes less than what is sent to it: this much is unsent.
     HighWatermark { conn: &'a Conn, unsent: Unsent },
     /// The peer has taken most of what was unsent.
@@ -317,11 +319,13 @@ impl fmt::Display for Event<'_> {
             Self::Closed { conn, why, unsent, unhandled } => {
                 write!(f, "{conn} closed: {why}; {unsent} unsent, {unhandled} bytes unhandled")
             }
-            Self::CutShort { conn, messages } => {
-                write!(
-                    f,
-                    "{conn}: the drain deadline passed, {messages} messages were with handlers"
-                )
+            Self::CutShort { conn, messages, worker_ended } => {
+                let why = if *worker_ended {
+                    "its worker was stopped before it had ended"
+                } else {
+                    "the drain deadline passed"
+                };
+                write!(f, "{conn}: {why}, {messages} messages were with handlers")
             }
             Self::HighWatermark { conn, unsent } => {
                 write!(f, "{conn} takes less than it is sent: {unsent} unsent")

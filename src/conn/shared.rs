@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     attached: AtomicBool,
     /// Frames of this connection were dropped.
     dropped: AtomicBool,
+    /// It was told that the connection's end is cut short.
+    cut_short: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -138,6 +140,7 @@ impl Shared {
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
+            cut_short: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -285,6 +288,11 @@ impl Shared {
     /// Remembers that frames were dropped. True if they are the first.
     pub(crate) fn note_dropped(&self) -> bool {
         !self.dropped.swap(true, Ordering::Relaxed)
+    }
+
+    /// Remembers that the connection's end is cut short. True if nobody has said so before.
+    pub(crate) fn note_cut_short(&self) -> bool {
+        !self.cut_short.swap(true, Ordering::Relaxed)
     }
 
     /// How long the last answer to a heartbeat took.

@@ -50,9 +50,9 @@ counters! {
         refused,
         /// Connections that ended, of those admitted.
         ended,
-        /// Connections whose end was not over by the drain deadline.
+        /// Connections whose end was not over by the drain deadline, or when their worker ended.
         cut_short,
-        /// Messages that were with handlers then.
+        /// Messages that were with their handlers then.
         messages_unfinished,
         /// Frames accepted for sending that a connection's end left unsent.
         frames_cut,

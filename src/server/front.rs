@@ -106,7 +106,7 @@ impl Front {
             None => Err(ServerError::AcceptPanicked),
         };
         // It waits for the connections of workers that were left behind; nobody else need do so.
-        let left_behind = served.as_ref().is_ok_and(|report| report.workers_stuck > 0);
+        let left_behind = served.as_ref().is_ok_and(|report| report.left_behind > 0);
         if !left_behind && timeout(PATIENCE, ended).await.is_ok() {
             let _ = thread.join();
         }

@@ -1,5 +1,6 @@
 //! The end of a server: connections and workers, in order.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -7,8 +8,8 @@ use tokio::time::{Instant, timeout};
 use super::handle::ServerHandle;
 use super::report::StopReport;
 use super::worker::Workers;
-use crate::conn::{CloseReason, Overflow};
-use crate::conn_manager::{Drain, Left, Shut};
+use crate::conn::{CloseReason, Conn, Overflow};
+use crate::conn_manager::{Drain, Left, Len, Shut};
 use crate::event::Event;
 use crate::frame::Frame;
 use crate::settings::Settings;
@@ -20,19 +21,24 @@ pub(super) const DRAIN_SLACK: Duration = Duration::from_millis(100);
 const TELLING: Duration = Duration::from_millis(100);
 
 /// Ends connections and workers in order.
+///
+/// The report adds up because each connection is counted once, however its end is cut short: by its own
+/// deadline, by this function, or with its worker ([`Conn::cut_short`]).
 pub(super) async fn stop(
     settings: &Settings,
     notice: Option<Frame>,
     handle: &ServerHandle,
     mut workers: Workers,
 ) -> StopReport {
-    let (began, before) = (Instant::now(), handle.stats());
+    let began = Instant::now();
     let (manager, events) = (handle.conn_manager(), handle.events());
     let deadline = Duration::from_millis(settings.drain_deadline_ms);
     events.emit(Event::Draining { name: &settings.name, deadline });
     // A manager that is gone has no connections. Here and below.
     let _ = manager.send(Shut).await;
-    let connections = handle.connections().len();
+    let connections = not_over(handle, &workers).len();
+    // After that, so that whoever is cut short is one of these.
+    let before = handle.stats();
     if let Some(notice) = notice {
         let time = Duration::from_millis(settings.notice_ms);
         let told = async {
@@ -51,18 +57,43 @@ pub(super) async fn stop(
         }
         workers.connections_over().await;
     };
-    let drained = timeout(deadline + DRAIN_SLACK, drain).await;
+    if timeout(deadline + DRAIN_SLACK, drain).await.is_err() {
+        // Whose end was told to the manager by now has ended in time.
+        let _ = manager.send(Len).await;
+        not_over(handle, &workers).iter().for_each(|conn| conn.cut_short(false));
+    }
     while let Some(worker) = workers.also_lost() {
         events.emit(Event::WorkerLost { worker });
     }
-    let cut = if drained.is_ok() { 0 } else { handle.connections().len() as u64 };
     let workers_stuck = workers.stop(events).await;
+    // The workers that have ended told the manager of all connections that they had.
+    let _ = manager.send(Len).await;
+    let (after, left) = (handle.stats(), attached(handle));
     let report = StopReport {
         connections,
-        cut,
         workers_stuck,
+        left_behind: left.len(),
         took: began.elapsed(),
         ..StopReport::default()
     };
-    report.between(&before, &handle.stats())
+    left.iter().fold(report.between(&before, &after), |report, conn| report.leave(conn.unsent()))
+}
+
+/// Connections of peers in the table.
+fn attached(handle: &ServerHandle) -> Vec<Conn> {
+    let mut all = handle.connections().all();
+    all.retain(|conn| conn.shared().is_attached());
+    all
+}
+
+/// Connections in the table, and those that have left it although their handlers are at work.
+fn not_over(handle: &ServerHandle, workers: &Workers) -> Vec<Conn> {
+    // In this order: who leaves the table meanwhile is found in the other place.
+    let mut conns = attached(handle);
+    let outlasting = workers.outlasting();
+    if !outlasting.is_empty() {
+        let known: HashSet<_> = conns.iter().map(Conn::id).collect();
+        conns.extend(outlasting.into_iter().filter(|conn| !known.contains(&conn.id())));
+    }
+    conns
 }

@@ -266,6 +266,11 @@ impl Workers {
         self.lives.over().await;
     }
 
+    /// Connections that are not in the table, and whose handlers are at work.
+    pub(crate) fn outlasting(&self) -> Vec<Conn> {
+        self.lives.outlasting()
+    }
+
     pub(crate) fn watched(&self) -> Vec<Watched> {
         self.seats.iter().map(|seat| seat.watched.clone()).collect()
     }
