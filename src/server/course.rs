@@ -1,14 +1,16 @@
 //! What a server does from the first dial to its last connection, on the thread that accepts.
 
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 
 use actix::{Addr, Context, Handler, Message, ResponseActFuture};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::acceptor::{Acceptor, Reception};
@@ -47,14 +49,23 @@ pub(super) struct Course {
     pub(super) told: StoppedOnDrop,
 }
 
+/// Its drop, by the last who has it, tells that the ports are free: those who wait for the stop, and
+/// whoever drops a server that serves.
+struct Open {
+    _told: StoppedOnDrop,
+    _closed: mpsc::Sender<Infallible>,
+}
+
 impl Course {
     /// Serves until a signal or [`ServerHandle::stop`], and stops. Dropped before that, it closes
-    /// everything.
-    pub(super) async fn run(self) -> Result<StopReport, ServerError> {
-        // However this function ends, who waits for the stop is told: as the last thing, since it
-        // is bound first.
-        let Self { told: _told, settings, listeners, knocks, limits, mut workers, handle, .. } =
-            self;
+    /// everything, and drops `closed` when that is done.
+    pub(super) async fn run(
+        self,
+        closed: mpsc::Sender<Infallible>,
+    ) -> Result<StopReport, ServerError> {
+        let Self { told, settings, listeners, knocks, limits, mut workers, handle, .. } = self;
+        // However this function ends: it is dropped as the last thing, since it is bound first.
+        let open = Arc::new(Open { _told: told, _closed: closed });
         let mut signals = Signals::new(self.signals).map_err(ServerError::Signals)?;
         let reloads = reload_at_hangup(self.signals, &handle).map_err(ServerError::Signals)?;
         let (name, events) = (&settings.name, handle.events());
@@ -69,17 +80,24 @@ impl Course {
         let reception = Rc::new(reception);
         let watched = workers.watched();
         let (halt, halted) = watch::channel(());
-        let mut accepting = Accepting(Vec::new());
+        // Tasks, so that a dial wakes its acceptor and not all that is waited for below.
+        let mut acceptors = JoinSet::new();
         for (Listener { socket, at, stack }, knocks) in listeners.into_iter().zip(knocks) {
             let socket = socket.try_into().map_err(ServerError::Accept)?;
             let prefaces = Prefaces::new(&settings);
             let door = Door::new(socket, at.addr, prefaces, knocks, Arc::clone(events));
             let acceptor = Acceptor::new(door, at, stack, Rc::clone(&reception));
-            accepting.0.push(Box::pin(acceptor.run(halted.clone())));
+            // A task that is aborted is dropped a moment later, its listener with it, and after that its
+            // share of `open`: in this order, whether it has begun or not.
+            let accepting = (acceptor.run(halted.clone()), Arc::clone(&open));
+            acceptors.spawn_local(async move {
+                let (run, _open) = accepting;
+                run.await
+            });
         }
         let until_it_ends = async {
             tokio::select! {
-                Some(error) = accepting.over() => Err(ServerError::Accept(error)),
+                Some(error) = over(&mut acceptors) => Err(error),
                 error = lost(&mut workers, settings.when_worker_lost, &handle) => Err(error),
                 () = gone(handle.conn_manager()) => Err(ServerError::AcceptPanicked),
                 () = gone(handle.router()) => Err(ServerError::AcceptPanicked),
@@ -90,13 +108,11 @@ impl Course {
             }
         };
         let served = unless_it_panics(until_it_ends).await;
-        if served.is_some() {
-            // Dials that are admitted by now are served.
-            halt.send_replace(());
-            let _ = timeout(DRAIN_SLACK, async { while accepting.over().await.is_some() {} }).await;
-        }
-        // Closes the listeners: the ports are free from here on. One that has panicked may do so again.
-        let _ = contained(|| drop(accepting));
+        // Dials that are admitted by now are served.
+        halt.send_replace(());
+        let _ = timeout(DRAIN_SLACK, async { while over(&mut acceptors).await.is_some() {} }).await;
+        // Closes the listeners: the ports are free from here on.
+        acceptors.shutdown().await;
         handle.advance(Phase::Stopping);
         let stopped = tokio::select! {
             report = stop(&settings, self.notice, &handle, workers) => Ok(report),
@@ -109,26 +125,16 @@ impl Course {
     }
 }
 
-/// The acceptors of a server that are at work, each of which ends with its listener closed.
-struct Accepting(Vec<Pin<Box<dyn Future<Output = Option<io::Error>>>>>);
-
-impl Accepting {
-    /// Runs them until one has a dead listener, or all have halted. Cancel safe.
-    async fn over(&mut self) -> Option<io::Error> {
-        poll_fn(|cx| {
-            let mut dead = None;
-            self.0.retain_mut(|acceptor| match acceptor.as_mut().poll(cx) {
-                Poll::Ready(Some(error)) => {
-                    dead = Some(error);
-                    false
-                }
-                Poll::Ready(None) => false,
-                Poll::Pending => true,
-            });
-            if dead.is_some() || self.0.is_empty() { Poll::Ready(dead) } else { Poll::Pending }
-        })
-        .await
+/// Waits until an acceptor has a dead listener or has panicked, or until all have halted. Cancel safe.
+async fn over(acceptors: &mut JoinSet<Option<io::Error>>) -> Option<ServerError> {
+    while let Some(ended) = acceptors.join_next().await {
+        match ended {
+            Ok(None) => {}
+            Ok(Some(error)) => return Some(ServerError::Accept(error)),
+            Err(_) => return Some(ServerError::AcceptPanicked),
+        }
     }
+    None
 }
 
 /// What `future` is ready with, or `None` if it panics.

@@ -50,7 +50,7 @@ type Served = Result<StopReport, ServerError>;
 struct Orders {
     course: Course,
     served: oneshot::Sender<Served>,
-    /// Says that all of the course is dropped, the listeners with it.
+    /// Says by its drop that the listeners are closed.
     closed: mpsc::Sender<Infallible>,
 }
 
@@ -133,10 +133,9 @@ async fn obey(ordered: oneshot::Receiver<Orders>, manager: Addr<ConnManager>) {
     // A server that is dropped before it serves gives no orders.
     if let Ok(Orders { course, mut served, closed }) = ordered.await {
         let ended = tokio::select! {
-            ended = course.run() => Some(ended),
+            ended = course.run(closed) => Some(ended),
             () = served.closed() => None,
         };
-        drop(closed);
         if let Some(ended) = ended {
             // Nobody need wait for it.
             let _ = served.send(ended);
