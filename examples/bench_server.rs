@@ -127,7 +127,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }),
         Kind::Actor => server.route(ECHO, move || Echo { work }),
         Kind::Shared => {
-            let arbiter = Arbiter::new();
+            let arbiter = Arbiter::try_new()?;
             let echo = Echo::start_in_arbiter(&arbiter.handle(), move |ctx| {
                 ctx.set_mailbox_capacity(0);
                 Echo { work }

@@ -307,6 +307,15 @@ impl Conn {
         }
     }
 
+    /// Reports, once, that the connection's end is not waited for any longer: because the drain
+    /// deadline passed, or because its worker ended under it.
+    pub(crate) fn cut_short(&self, worker_ended: bool) {
+        if self.shared.note_cut_short() {
+            let messages = self.shared.window.unfinished();
+            self.emit(Event::CutShort { conn: self, messages, worker_ended });
+        }
+    }
+
     /// Reports an event of this connection.
     pub(crate) fn emit(&self, event: Event<'_>) {
         self.shared.limits.events.emit(event);

@@ -76,7 +76,7 @@ pub struct Connection {
     /// Its drop takes the connection out of the manager's table.
     registration: Option<Registration>,
     /// The worker's stop waits for its drop.
-    _living: Living,
+    living: Living,
     /// `on_conn_start` has been called and `on_conn_stop` has not.
     started: bool,
     /// It is over for the application.
@@ -98,7 +98,7 @@ impl Connection {
         let link = Rc::new(Link::new(conn, transport));
         Self {
             link,
-            _living: local.lives.begin(),
+            living: local.lives.begin(),
             local,
             key: None,
             input: Input::default(),
@@ -316,8 +316,7 @@ impl Connection {
         loop {
             match ready!(self.deadlines.poll(cx)) {
                 Due::End => {
-                    let (conn, messages) = (self.conn(), self.conn().shared().window.in_flight());
-                    conn.emit(Event::CutShort { conn, messages });
+                    self.conn().cut_short(false);
                     return Poll::Ready(());
                 }
                 Due::Write => {
@@ -326,15 +325,18 @@ impl Connection {
                 }
                 Due::HalfClosed => {
                     self.conn().close(CloseReason::PeerClosed);
-                    let (conn, messages) = (self.conn(), self.conn().shared().window.in_flight());
-                    if messages > 0 {
-                        conn.emit(Event::CutShort { conn, messages });
+                    if self.conn().shared().window.in_flight() > 0 {
+                        self.conn().cut_short(false);
                     }
                     return Poll::Ready(());
                 }
                 Due::Linger => self.close_socket(),
                 Due::Rate => {}
-                Due::Handlers => self.registration = None,
+                Due::Handlers => {
+                    // Before the table forgets it, so that a stop misses it at no time.
+                    self.living.outlast(&self.link.conn);
+                    self.registration = None;
+                }
             }
             // The next step goes on from here.
             cx.waker().wake_by_ref();
@@ -428,10 +430,10 @@ impl Actor for Connection {
     /// The actor stops here without having ended only when its thread is torn down, which is no
     /// time for waiting.
     fn stopped(&mut self, _: &mut Context<Self>) {
-        let messages = self.conn().shared().window.in_flight();
-        if !self.ended && messages > 0 {
-            let conn = self.conn();
-            conn.emit(Event::CutShort { conn, messages });
+        let shared = self.conn().shared();
+        // Else nothing was under way that could come to nothing.
+        if !self.ended && (shared.is_ending() || shared.window.unfinished() > 0) {
+            self.conn().cut_short(true);
         }
         self.abandon();
     }

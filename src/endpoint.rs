@@ -1,10 +1,13 @@
 //! Where a server listens and a client connects, as a URL.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
+use std::thread;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 /// Where a server listens, or a client connects: `tcp://127.0.0.1:7777`, `tls://[::1]:7778`,
 /// `ws://example.com:8080/game`, `wss://example.com/game`.
@@ -139,6 +142,24 @@ impl ListenAddr {
         let (host, port) = (addr.ip().to_string(), addr.port());
         Endpoint { scheme: *scheme, host, port, path: path.clone() }
     }
+}
+
+/// The addresses of a host. Cancel safe.
+///
+/// A name is looked up on a thread of its own. tokio's `lookup_host` panics if there is no thread to be
+/// had, which is an error here.
+pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (tell, told) = oneshot::channel();
+    let host = host.to_owned();
+    let look = move || {
+        // Nobody need be there to hear it.
+        let _ = tell.send((host.as_str(), port).to_socket_addrs().map(Iterator::collect));
+    };
+    thread::Builder::new().name("zinxide-resolve".into()).spawn(look)?;
+    told.await.unwrap_or_else(|_| Err(io::Error::other("the look-up of the host name failed")))
 }
 
 impl FromStr for Endpoint {

@@ -15,6 +15,7 @@
 //! | connection closed | info; warn for what is not ordinary, if frames were cut, and if not all is acknowledged | look at that client or handler |
 //! | connection closed whose peer said nothing, or asked in plain HTTP | debug, and counted | find out who looks whether the port is there, if there are many |
 //! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
+//! | a worker ended under a connection that had not ended | warn | find out who stopped its arbiter or the actix system |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
 //! | a peer sends too much | warn once a connection, and counted | raise the rate, or look at that client |
@@ -167,9 +168,10 @@ pub enum Event<'a> {
         unhandled: usize,
         unconfirmed: bool,
     },
-    /// The drain deadline passed before a connection's end was over; this many messages were with
-    /// handlers, and their answers come to nothing.
-    CutShort { conn: &'a Conn, messages: u32 },
+    /// A connection's end is cut short, and the replies to the messages that handlers have come to
+    /// nothing: because the drain deadline passed, or because its worker ended under it. Reported once
+    /// a connection.
+    CutShort { conn: &'a Conn, messages: u32, worker_ended: bool },
     /// The peer takes less than what is sent to it: this much is unsent.
     HighWatermark { conn: &'a Conn, unsent: Unsent },
     /// The peer has taken most of what was unsent.
@@ -449,9 +451,14 @@ impl fmt::Display for Event<'_> {
                 }
                 Ok(())
             }
-            Self::CutShort { conn, messages } => {
+            Self::CutShort { conn, messages, worker_ended } => {
+                let why = if *worker_ended {
+                    "its worker was stopped before it had ended"
+                } else {
+                    "the drain deadline passed"
+                };
                 let s = if *messages == 1 { " was" } else { "s were" };
-                write!(f, "{conn}: the drain deadline passed, {messages} message{s} with handlers")
+                write!(f, "{conn}: {why}, {messages} message{s} with handlers")
             }
             Self::HighWatermark { conn, unsent } => {
                 write!(f, "{conn} takes less than it is sent: {unsent} unsent")

@@ -8,7 +8,7 @@
 //! same for the server.
 //!
 //! ```text
-//!    the thread that serves              worker 1..N, a thread each
+//!    the thread that accepts             worker 1..N, a thread each
 //!  ┌────────────────────────┐        ┌──────────────────────────────────────────────┐
 //!  │ acceptor ── Add ──┐    │        │           ┌──────────────────┐               │
 //!  │    │              ▼    │        │  peer ───►│ Connection actor ├─ Inbound ─┐   │
@@ -19,6 +19,10 @@
 //!  │                        │        │                        Conn ◄─ reply ─┘      │
 //!  └────────────────────────┘        └──────────────────────────────────────────────┘
 //! ```
+//!
+//! All of these threads are the server's own. The caller of [`BoundServer::serve`] only waits, so an actor
+//! that is started by `.start()` in `main`, and runs on main's thread, may block it without holding up
+//! anybody but those who wait for that actor.
 //!
 //! # Example
 //!

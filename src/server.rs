@@ -2,7 +2,9 @@
 
 mod acceptor;
 mod bound;
+mod course;
 mod error;
+mod front;
 mod gate;
 mod handle;
 mod listeners;
@@ -10,6 +12,7 @@ mod preface;
 mod refusal;
 mod report;
 mod signals;
+mod stop;
 mod watchdog;
 mod worker;
 
@@ -34,7 +37,9 @@ use crate::transport::ws::{Auth, Rules, Upgrade};
 use crate::unwind::Guard;
 pub use bound::BoundServer;
 use bound::StoppedOnDrop;
+use course::Course;
 pub use error::ServerError;
+use front::{Actors, Front};
 pub(crate) use gate::Gate;
 pub use handle::ServerHandle;
 use refusal::Refusal;
@@ -103,7 +108,8 @@ impl Server {
     }
 
     /// Messages with this id go to one shared actor: to its `Addr`, a `Recipient<Inbound>` of it, or a
-    /// [`SupervisedAddr`]. See [`Route::to`].
+    /// [`SupervisedAddr`]. See [`Route::to`]. It runs where it was started: by `.start()` in `main`, on
+    /// main's thread, on which nothing of the server runs.
     pub fn route_to(self, id: MsgId, actor: impl Into<Route>) -> Self {
         self.add_route(id, actor.into())
     }
@@ -154,7 +160,7 @@ impl Server {
     }
 
     /// Messages with this id take the route that `make` makes, which may keep the handle to the
-    /// server: to broadcast, say.
+    /// server: to broadcast, say. It is called by [`bind`](Self::bind), on the thread that calls that.
     ///
     /// ```
     /// use zinxide::{Frame, Inbound, Route, Server, Settings};
@@ -216,7 +222,8 @@ impl Server {
 
     /// Tells `observer` of everything that happens, beside the log and the counters: for metrics, say.
     ///
-    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. What it
+    /// It runs wherever something happens, on any thread, and holds that up, so it must not block. The
+    /// thread that accepts is no [`Arbiter`](actix_rt::Arbiter). What it
     /// does is told it as well: if it sends, it must know when to stop. A panic in it is logged.
     pub fn on_event(mut self, observer: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
         let observer = Guard::new(observer);
@@ -241,7 +248,8 @@ impl Server {
     /// closed when the peer has closed its side, or a second later; with TLS, `handshake_deadline_ms`
     /// bounds what comes before. Over WebSocket, the peer is answered by an HTTP status instead.
     ///
-    /// It runs on the thread that accepts, and holds it up, so it must not block. A panic in it leaves
+    /// It runs on the thread that accepts, which is no [`Arbiter`](actix_rt::Arbiter), and holds it up, so
+    /// it must not block. A panic in it leaves
     /// the frame out, and so does a payload above 4 GiB. If 256 peers are waited for already, the next one
     /// gets what its socket takes at once.
     ///
@@ -315,16 +323,16 @@ impl Server {
         self
     }
 
-    /// Listens, and starts the workers. Dials are taken by the system from now on, and by the
-    /// server from [`BoundServer::serve`] on.
+    /// Listens, and starts the workers and the thread that accepts. Dials are taken by the system from
+    /// now on, and by the server from [`BoundServer::serve`] on.
     ///
     /// Certificates are read here, on this thread, which waits for files that are pipes or far away. Signals still do
     /// then what they did before.
     ///
     /// # Errors
     ///
-    /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, no
-    /// actix system.
+    /// [`ServerError`]: bad settings, two routes with one id, an address that is not to be had, too few
+    /// threads or descriptors for the workers, no actix system. Whatever was started is stopped then.
     pub async fn bind(mut self) -> Result<BoundServer, ServerError> {
         let Self { signals, .. } = self;
         self.settings.validate()?;
@@ -346,31 +354,41 @@ impl Server {
         let listeners = listeners::bind(&settings.endpoints(), &layers).await?;
         let addrs = listeners.iter().map(|listener| listener.at.clone()).collect();
 
-        let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings);
-        let admission = Admission::new(&settings);
-        let manager = ConnManager::with_workers(admission, Arc::clone(&limits), workers.fanouts());
-        let connections = manager.connections();
-        let manager = manager.start();
-        let router = Router::with_workers(workers.for_router(), surroundings).start();
+        let workers = Workers::start(&settings, &Arc::new(hooks), &limits, &surroundings)?;
+        let (admission, shared_limits) = (Admission::new(&settings), Arc::clone(&limits));
+        let (fanouts, for_router) = (workers.fanouts(), workers.for_router());
+        let front = Front::start(move || {
+            let manager = ConnManager::with_workers(admission, shared_limits, fanouts);
+            (manager, Router::with_workers(for_router, surroundings))
+        });
+        let (front, Actors { manager, router, connections }) = match front.await {
+            Ok(started) => started,
+            Err(error) => {
+                workers.call_off();
+                return Err(ServerError::AcceptThread(error));
+            }
+        };
         let (gate, knocks) = Gate::new(listeners.len());
         let handle =
             ServerHandle::new(addrs, manager, router, connections, &limits, gate, Arc::new(layers));
         let told = StoppedOnDrop(handle.clone());
-        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle))).collect();
-        let registered = handle.router().send(RegisterAll(routes)).await;
-        registered.map_err(|_| ServerError::NoSystem)??;
-        Ok(BoundServer {
+        // From here on its drop closes everything, if this function does not come to its end.
+        let course = Course {
             settings,
             listeners,
             knocks,
             limits,
             workers,
-            handle,
+            handle: handle.clone(),
             refusal,
             notice,
             signals,
             told,
-        })
+        };
+        let routes = routes.into_iter().map(|(id, make)| (id, make(&handle))).collect();
+        let registered = handle.router().send(RegisterAll(routes)).await;
+        registered.map_err(|_| ServerError::AcceptPanicked)??;
+        Ok(BoundServer { course, front })
     }
 
     pub(crate) fn into_parts(self) -> Parts {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::ConnectError;
@@ -16,7 +16,7 @@ use super::tls::TlsSetup;
 use super::ws::WebSocket;
 #[cfg(feature = "ws")]
 use crate::codec::FrameCodec;
-use crate::endpoint::{Endpoint, Scheme};
+use crate::endpoint::{Endpoint, Scheme, resolve};
 use crate::transport::{Boxed, Plain, TcpOptions, below_layers};
 
 /// How a client connects.
@@ -86,8 +86,7 @@ impl Dialer {
     async fn reach(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let Endpoint { host, port, .. } = &self.endpoint;
         let unknown = |source| ConnectError::Resolve { host: host.clone(), source };
-        let found = lookup_host((host.as_str(), *port)).await.map_err(unknown)?;
-        let addrs: Vec<_> = found.collect();
+        let addrs = resolve(host, *port).await.map_err(unknown)?;
         // One that does not answer must leave time for the others; the last has what is left.
         let share = self.deadline / u32::try_from(addrs.len().max(1)).unwrap_or(u32::MAX);
         let mut failed = unknown(io::ErrorKind::NotFound.into());

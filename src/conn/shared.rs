@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     heard: AtomicBool,
     /// What it has sent is a request in plain HTTP, for nothing that is spoken here.
     http: AtomicBool,
+    /// It was told that the connection's end is cut short.
+    cut_short: AtomicBool,
     /// How long an answer to a heartbeat took, in microseconds; 0 before there is one.
     rtt: AtomicU32,
     /// Bytes that the peer had not taken when it was last written to, as the budget knows it: no more
@@ -158,6 +160,7 @@ impl Shared {
             dropped: AtomicBool::new(false),
             heard: AtomicBool::new(false),
             http: AtomicBool::new(false),
+            cut_short: AtomicBool::new(false),
             rtt: AtomicU32::new(0),
             stuck: AtomicU32::new(0),
             room: Notify::const_new(),
@@ -334,6 +337,11 @@ impl Shared {
 
     pub(crate) fn set_asked_http(&self, http: bool) {
         self.http.store(http, Ordering::Relaxed);
+    }
+
+    /// Remembers that the connection's end is cut short. True if nobody has said so before.
+    pub(crate) fn note_cut_short(&self) -> bool {
+        !self.cut_short.swap(true, Ordering::Relaxed)
     }
 
     /// How long the last answer to a heartbeat took.

@@ -20,6 +20,8 @@ pub(crate) struct Window {
     home: AtomicU64,
     /// How many entered; written by the home.
     entered: AtomicU32,
+    /// How many of those places no message has yet; written by the home.
+    unused: AtomicU32,
     /// How many left at home; written by the home.
     left: AtomicU32,
     /// How many left on other threads.
@@ -51,11 +53,38 @@ impl Window {
         self.entered.store(self.entered.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Takes back an [`enter`](Self::enter) of which nobody made use. At home only, and only while
-    /// nobody waits.
+    /// Takes `n` places in advance, when none is [`unused`](Self::unused). At home only.
+    pub(crate) fn reserve(&self, n: u32) {
+        self.enter(n);
+        self.unused.store(n, Relaxed);
+    }
+
+    /// How many places were taken in advance and not used. At home only.
     #[inline]
-    pub(crate) fn unenter(&self, n: u32) {
-        self.entered.store(self.entered.load(Relaxed).wrapping_sub(n), Relaxed);
+    pub(crate) fn unused(&self) -> u32 {
+        self.unused.load(Relaxed)
+    }
+
+    /// A message takes one of the places that are unused. At home only.
+    #[inline]
+    pub(crate) fn use_one(&self) {
+        self.unused.store(self.unused.load(Relaxed).wrapping_sub(1), Relaxed);
+    }
+
+    /// Gives the unused places back. At home only, and only while nobody waits.
+    #[inline]
+    pub(crate) fn give_back(&self) {
+        let unused = self.unused();
+        if unused > 0 {
+            self.unused.store(0, Relaxed);
+            self.entered.store(self.entered.load(Relaxed).wrapping_sub(unused), Relaxed);
+        }
+    }
+
+    /// How many messages handlers have. Exact while the home stands still, as under a handler that
+    /// blocks it, of which other threads want to know.
+    pub(crate) fn unfinished(&self) -> u32 {
+        self.in_flight().saturating_sub(self.unused())
     }
 
     /// How many have left so far; wraps around.

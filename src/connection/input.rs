@@ -38,8 +38,6 @@ pub(crate) struct Input {
     current: Option<Current>,
     /// A route function that waits for something, and the id of its message.
     running: Option<(MsgId, Pin<Box<dyn Running>>)>,
-    /// Places of the window that are taken and not yet used.
-    granted: u32,
     /// What the peer may send, from its first message on; `None` if nothing is limited.
     meter: Option<Box<Meter>>,
     /// The next message is paid for.
@@ -87,7 +85,7 @@ impl Input {
         window.disarm();
         link.pulse.stir();
         let progress = inbound::handing_out(|| self.hand_out(link, local, ending, turn, cx));
-        self.give_back(conn);
+        window.give_back();
         if progress == Progress::Done {
             if !window.wait_below(1) {
                 return Progress::Waits;
@@ -189,7 +187,7 @@ impl Input {
                     };
                     let other = self.current.as_ref().is_none_or(|current| !next.is_same(current));
                     if other {
-                        self.give_back(conn);
+                        shared.window.give_back();
                         if !shared.window.wait_below(1) {
                             return Progress::Waits;
                         }
@@ -199,13 +197,10 @@ impl Input {
                     self.current.insert(next)
                 }
             };
-            if self.granted == 0 {
-                self.granted = grant(conn, link.direct_frames());
-                if self.granted == 0 {
-                    return Progress::Full;
-                }
+            if shared.window.unused() == 0 && grant(conn, link.direct_frames()) == 0 {
+                return Progress::Full;
             }
-            self.granted -= 1;
+            shared.window.use_one();
             self.reader.pass(len);
             self.paid = false;
             let heartbeat = current.heartbeat;
@@ -364,12 +359,6 @@ impl Input {
         }
         Poll::Ready(())
     }
-
-    /// Unused places of the window are not in flight.
-    fn give_back(&mut self, conn: &Conn) {
-        let unused = std::mem::take(&mut self.granted);
-        conn.shared().window.unenter(unused);
-    }
 }
 
 /// Whether a message is within what its peer may send.
@@ -387,7 +376,7 @@ fn grant(conn: &Conn, direct: usize) -> u32 {
     let shared = conn.shared();
     let limit = shared.in_flight_limit(direct);
     let granted = limit.saturating_sub(shared.window.in_flight()).min(GRANT);
-    shared.window.enter(granted);
+    shared.window.reserve(granted);
     granted
 }
 
@@ -421,9 +410,6 @@ impl Current {
 
 impl fmt::Debug for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Input")
-            .field("reader", &self.reader)
-            .field("granted", &self.granted)
-            .finish_non_exhaustive()
+        f.debug_struct("Input").field("reader", &self.reader).finish_non_exhaustive()
     }
 }

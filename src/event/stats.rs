@@ -56,9 +56,9 @@ counters! {
         /// Connections whose peers asked in plain HTTP, and for no WebSocket: somebody looked whether the server
         /// is well.
         plain_http,
-        /// Connections whose end was not over by the drain deadline.
+        /// Connections whose end was not over by the drain deadline, or when their worker ended.
         cut_short,
-        /// Messages that were with handlers then.
+        /// Messages that were with their handlers then.
         messages_unfinished,
         /// Frames accepted for sending that a connection's end left unsent.
         frames_cut,

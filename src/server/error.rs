@@ -33,6 +33,26 @@ pub enum ServerError {
     #[cfg(feature = "tls")]
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Not all workers could be started, for want of threads, descriptors or memory. Those that were
+    /// are stopped again.
+    #[error("only {started} of {wanted} workers could be started: {source}")]
+    Workers {
+        /// How many could be.
+        started: usize,
+        /// How many there should be, by the setting `worker_pool_size`.
+        wanted: usize,
+        /// Why the next one could not.
+        source: io::Error,
+    },
+    /// The thread that accepts could not be started, for want of threads, descriptors or memory.
+    #[error("the thread that accepts could not be started: {0}")]
+    AcceptThread(#[source] io::Error),
+    /// Something on the thread that accepts panicked: the acceptors, the [`ConnManager`], or the
+    /// [`Router`](crate::Router). The connections were drained.
+    ///
+    /// [`ConnManager`]: crate::ConnManager
+    #[error("what accepts connections panicked")]
+    AcceptPanicked,
     /// The handlers for SIGINT and SIGTERM cannot be installed.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),

@@ -87,12 +87,12 @@ impl ServerHandle {
         &self.0.addrs
     }
 
-    /// The actor that tracks the connections.
+    /// The actor that tracks the connections. It ends with the server: messages for it fail then.
     pub fn conn_manager(&self) -> &Addr<ConnManager> {
         &self.0.manager
     }
 
-    /// The actor that keeps the routes.
+    /// The actor that keeps the routes. It ends with the server: messages for it fail then.
     pub fn router(&self) -> &Addr<Router> {
         &self.0.router
     }

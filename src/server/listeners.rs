@@ -1,20 +1,21 @@
 //! Where a server listens, and what is spoken there.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 
-use tokio::net::{TcpListener, TcpSocket, lookup_host};
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::error::ServerError;
-use crate::endpoint::{Endpoint, ListenAddr};
+use crate::endpoint::{Endpoint, ListenAddr, resolve};
 use crate::transport::{Layers, Stack};
 
 /// How many dials the system keeps while the acceptor is busy; the system may keep fewer.
 pub(super) const BACKLOG: u32 = 4096;
 
-/// A listener that nobody accepts from yet.
+/// A listener that nobody accepts from yet. It belongs to no event loop, so that it can travel to the
+/// thread that accepts.
 pub(super) struct Listener {
-    pub(super) socket: TcpListener,
+    pub(super) socket: StdTcpListener,
     pub(super) at: ListenAddr,
     pub(super) stack: Stack,
 }
@@ -45,7 +46,8 @@ pub(super) async fn bind(
             };
             Unbound { addr, source }
         };
-        let socket = resolve(endpoint).await.and_then(listen).map_err(failed)?;
+        let addr = first_address(endpoint).await.map_err(failed)?;
+        let socket = listen(addr).and_then(TcpListener::into_std).map_err(failed)?;
         let addr = socket.local_addr().map_err(failed)?;
         let at = ListenAddr { scheme: endpoint.scheme, addr, path: endpoint.path.clone() };
         listeners.push(Listener { socket, at, stack: layers.stack(endpoint) });
@@ -53,10 +55,10 @@ pub(super) async fn bind(
     Ok(listeners)
 }
 
-async fn resolve(endpoint: &Endpoint) -> io::Result<SocketAddr> {
-    let mut addrs = lookup_host((endpoint.host.as_str(), endpoint.port)).await?;
+async fn first_address(endpoint: &Endpoint) -> io::Result<SocketAddr> {
+    let addrs = resolve(&endpoint.host, endpoint.port).await?;
     let none = || io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    addrs.next().ok_or_else(none)
+    addrs.into_iter().next().ok_or_else(none)
 }
 
 pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

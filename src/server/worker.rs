@@ -1,19 +1,21 @@
 //! Worker arbiters: a thread each, with the connections it serves and its handler actors.
 
 use std::cell::OnceCell;
+use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
 use actix_rt::Arbiter;
 use tokio::net::TcpStream;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::runtime::Builder;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout_at};
 
+use super::error::ServerError;
 use super::refusal::TurnAway;
 use super::watchdog::{Vitals, Watched};
 use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
@@ -175,9 +177,21 @@ pub(crate) struct Workers {
     seats: Vec<Seat>,
     /// Tells which worker has ended.
     lost: mpsc::UnboundedReceiver<usize>,
-    /// How many have not.
-    alive: usize,
     lives: Lives,
+}
+
+/// Not all workers could be started.
+#[derive(Debug)]
+pub(crate) struct TooFew {
+    started: usize,
+    wanted: usize,
+    source: io::Error,
+}
+
+impl From<TooFew> for ServerError {
+    fn from(TooFew { started, wanted, source }: TooFew) -> Self {
+        Self::Workers { started, wanted, source }
+    }
 }
 
 struct Seat {
@@ -185,24 +199,39 @@ struct Seat {
     addr: Addr<Worker>,
     load: Arc<AtomicUsize>,
     watched: Watched,
+    ended: bool,
 }
 
 impl Workers {
-    /// Starts the threads. The caller has made sure that an actix system runs.
+    /// Starts the threads, all of them or none. The caller has made sure that an actix system runs.
     pub(crate) fn start(
         settings: &Settings,
         hooks: &Arc<Hooks>,
         limits: &Arc<Limits>,
         surroundings: &Surroundings,
-    ) -> Self {
+    ) -> Result<Self, TooFew> {
         let (tell, lost) = mpsc::unbounded_channel();
-        let (tcp, lives) = (TcpOptions::new(settings), Lives::default());
+        let (tcp, wanted) = (TcpOptions::new(settings), settings.workers());
         let acknowledged = Acknowledged::default();
-        let seat = |index| {
-            let arbiter = Arbiter::new();
+        let mut workers = Self { seats: Vec::new(), lost, lives: Lives::default() };
+        for index in 0..wanted {
+            let lost = Lost { index, tell: tell.clone() };
+            let arbiter = Arbiter::try_with_tokio_rt(move || {
+                // The thread is this worker's alone.
+                LOST.with(|cell| drop(cell.set(lost)));
+                Builder::new_current_thread().enable_all().build()
+            });
+            let arbiter = match arbiter {
+                Ok(arbiter) => arbiter,
+                Err(source) => {
+                    let started = workers.seats.len();
+                    workers.call_off();
+                    return Err(TooFew { started, wanted, source });
+                }
+            };
             let (hooks, limits) = (Arc::clone(hooks), Arc::clone(limits));
-            let (surroundings, tell) = (surroundings.clone(), tell.clone());
-            let (lives, acknowledged) = (lives.clone(), acknowledged.clone());
+            let (surroundings, lives) = (surroundings.clone(), workers.lives.clone());
+            let acknowledged = acknowledged.clone();
             let vitals = Vitals::default();
             let watched = vitals.watched();
             let addr = Worker::start_in_arbiter(&arbiter.handle(), move |_| {
@@ -211,21 +240,26 @@ impl Workers {
                 if let Some(deadline) = limits.patience.handler {
                     vitals.show(deadline);
                 }
-                // The thread is this worker's alone.
-                LOST.with(|lost| drop(lost.set(Lost { index, tell })));
                 Worker { local, tcp, surroundings, fanout: Rc::default() }
             });
-            Seat { arbiter, addr, load: Arc::default(), watched }
-        };
-        let seats: Vec<_> = (0..settings.workers()).map(seat).collect();
-        Self { alive: seats.len(), seats, lost, lives }
+            workers.seats.push(Seat { arbiter, addr, load: Arc::default(), watched, ended: false });
+        }
+        Ok(workers)
+    }
+
+    /// Ends workers that have had nothing to do yet, and so end at once.
+    pub(crate) fn call_off(mut self) {
+        for Seat { arbiter, .. } in self.seats.drain(..) {
+            arbiter.stop();
+            let _ = arbiter.join();
+        }
     }
 
     /// The next worker that has ended. Cancel safe.
     pub(crate) async fn lost(&mut self) -> usize {
         match self.lost.recv().await {
             Some(index) => {
-                self.alive -= 1;
+                self.seats[index].ended = true;
                 index
             }
             None => std::future::pending().await,
@@ -234,17 +268,24 @@ impl Workers {
 
     /// The next one, if there is one by now.
     pub(crate) fn also_lost(&mut self) -> Option<usize> {
-        self.lost.try_recv().ok()
+        let index = self.lost.try_recv().ok()?;
+        self.seats[index].ended = true;
+        Some(index)
     }
 
     /// Whether all have ended.
     pub(crate) fn are_gone(&self) -> bool {
-        self.alive == 0
+        self.seats.iter().all(|seat| seat.ended)
     }
 
     /// Waits until no connection is left, whatever the table says.
     pub(crate) async fn connections_over(&self) {
         self.lives.over().await;
+    }
+
+    /// Connections that are not in the table, and whose handlers are at work.
+    pub(crate) fn outlasting(&self) -> Vec<Conn> {
+        self.lives.outlasting()
     }
 
     pub(crate) fn watched(&self) -> Vec<Watched> {
@@ -275,24 +316,17 @@ impl Workers {
     /// Stops the threads and waits for their end, but not for ever: a thread that a handler blocks
     /// cannot be ended. Answers how many of those there are.
     pub(crate) async fn stop(mut self, events: &Events) -> usize {
-        let mut ends = Vec::new();
-        for (index, seat) in std::mem::take(&mut self.seats).into_iter().enumerate() {
+        for seat in &self.seats {
             seat.arbiter.stop();
-            let (ended, end) = oneshot::channel();
-            // Not `spawn_blocking`, whose runtime would wait for a blocked thread when it ends.
-            let joiner = thread::Builder::new().name(format!("zinxide-join-{index}"));
-            let joiner = joiner.spawn(move || {
-                let _ = seat.arbiter.join();
-                let _ = ended.send(());
-            });
-            if joiner.is_ok() {
-                ends.push((index, end));
-            }
         }
         let deadline = Instant::now() + JOIN_DEADLINE;
+        while !self.are_gone() && timeout_at(deadline, self.lost()).await.is_ok() {}
         let mut stuck = 0;
-        for (worker, end) in ends {
-            if timeout_at(deadline, end).await.is_err() {
+        for (worker, seat) in self.seats.drain(..).enumerate() {
+            if seat.ended {
+                // It told so as one of the last things that its thread does.
+                let _ = seat.arbiter.join();
+            } else {
                 events.emit(Event::WorkerStuck { worker });
                 stuck += 1;
             }

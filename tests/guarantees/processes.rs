@@ -2,10 +2,12 @@
 //! does, what its log has. None of it is the transport's: the same server, behind TCP, will do.
 
 use std::future::pending;
+use std::net::Ipv4Addr;
+use std::sync::mpsc;
 
 use tokio::net::TcpListener;
 use zinxide::testing::{TestClient, settings};
-use zinxide::{Frame, Inbound, Server, Settings};
+use zinxide::{Event, Frame, Inbound, Server, ServerError, Settings};
 
 use crate::support_process::Process;
 
@@ -87,9 +89,145 @@ async fn g13_a_second_signal_may_be_the_other_one() {
     ends_at_once("INT", "TERM").await;
 }
 
+/// A process of its own, whose main thread waits, without an await, until the server has stopped.
+#[actix::test]
+#[ignore = "the child of the test of a blocked main thread"]
+async fn child_whose_main_thread_is_blocked() {
+    if !Process::is_child() {
+        return;
+    }
+    let (tx, stopped) = mpsc::channel();
+    let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
+    let server = server.on_event(move |event| {
+        if let Event::Stopped { .. } = event {
+            tx.send(()).unwrap();
+        }
+    });
+    let server = server.bind().await.unwrap();
+    let addr = server.local_addr();
+    let served = actix_rt::spawn(server.serve());
+    tokio::task::yield_now().await;
+    eprintln!("listens on {addr},");
+    stopped.recv().unwrap();
+    std::process::exit(i32::from(served.await.unwrap().is_err()));
+}
+
+#[actix::test]
+async fn g13_a_signal_drains_the_server_although_the_main_thread_is_blocked() {
+    let mut process = Process::test("processes::child_whose_main_thread_is_blocked");
+    let addr = process.addr().await;
+    let mut client = TestClient::connect(addr).await;
+    client.send(1, "").await;
+    assert!(client.recv().await.is_some());
+    process.signal("TERM");
+    assert_eq!(client.recv().await, None, "drained");
+    let status = process.exited().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+/// Descriptors of this process, that of the look itself left out.
+fn open_descriptors() -> u64 {
+    std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1
+}
+
+/// A process of its own, which binds a server again and again, each time with one descriptor more.
+#[actix::test]
+#[ignore = "the child of the test of too few descriptors"]
+async fn child_with_too_few_descriptors() {
+    const WORKERS: usize = 4;
+    if !Process::is_child() {
+        return;
+    }
+    // A free port, which every server is to find free again.
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let settings = Settings {
+        worker_pool_size: WORKERS,
+        tcp_port: free.local_addr().unwrap().port(),
+        ..settings()
+    };
+    drop(free);
+    let (before, hard) = (open_descriptors(), rlimit::Resource::NOFILE.get_hard().unwrap());
+    let (mut most, mut all) = (0, 0);
+    for more in 0..30 {
+        rlimit::Resource::NOFILE.set(before + more, hard).unwrap();
+        let bound =
+            Server::new(settings.clone()).route_fn(1, async |msg: Inbound| msg).bind().await;
+        rlimit::Resource::NOFILE.set(hard, hard).unwrap();
+        match bound {
+            Ok(server) => {
+                all += 1;
+                let handle = server.handle();
+                let served = actix_rt::spawn(server.serve());
+                let mut client = TestClient::connect(handle.local_addr()).await;
+                client.send(1, "").await;
+                assert!(client.recv().await.is_some());
+                drop(client);
+                handle.stop().await;
+                served.await.unwrap().unwrap();
+            }
+            Err(error) => {
+                assert_eq!(all, 0, "with {more} more: {error}, with fewer it started");
+                let text = error.to_string();
+                match error {
+                    ServerError::Workers { started, wanted, source } => {
+                        assert!(started >= most && wanted == WORKERS, "{text}");
+                        assert_eq!(source.raw_os_error(), Some(libc::EMFILE), "{text}");
+                        most = started;
+                    }
+                    ServerError::Bind { .. } => assert_eq!(most, 0, "{text}"),
+                    ServerError::AcceptThread(_) => most = WORKERS,
+                    other => panic!("{other}"),
+                }
+                assert_eq!(open_descriptors(), before, "what was started is stopped: {text}");
+            }
+        }
+    }
+    assert!(most == WORKERS && all > 0, "{most} {all}");
+    eprintln!("all as it should be");
+    std::process::exit(0);
+}
+
+#[actix::test]
+#[cfg(target_os = "linux")]
+async fn g14_a_server_that_cannot_have_its_descriptors_says_so_and_leaves_nothing() {
+    let mut process = Process::test("processes::child_with_too_few_descriptors");
+    process.logs("all as it should be").await;
+    let status = process.exited().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[actix::test]
+async fn g14_a_server_with_too_few_descriptors_for_its_workers_ends_with_exit_code_1() {
+    for descriptors in [14, 20, 26, 32] {
+        let mut process = Process::server_within(
+            &format!("ulimit -n {descriptors}"),
+            &[("ZINXIDE_WORKER_POOL_SIZE", "8")],
+        );
+        let status = process.exited().await;
+        assert_eq!(status.code(), Some(1), "{descriptors}: {status}");
+        assert_eq!(process.logged(" of 8 workers could be started: "), 1, "{descriptors}");
+        assert_eq!(process.logged("panicked"), 0, "{descriptors}");
+    }
+}
+
+#[actix::test]
+#[cfg(target_os = "linux")]
+async fn g14_a_server_that_cannot_have_its_threads_ends_with_exit_code_1() {
+    // No thread at all: the stack of each would be larger than what can be addressed. Some of them.
+    for (limit, stack) in [("true", 1_u64 << 46), ("ulimit -v 8000000", 1 << 31)] {
+        let stack = stack.to_string();
+        let settings = [("ZINXIDE_WORKER_POOL_SIZE", "8"), ("RUST_MIN_STACK", stack.as_str())];
+        let mut process = Process::server_within(limit, &settings);
+        let status = process.exited().await;
+        assert_eq!(status.code(), Some(1), "{limit}: {status}");
+        assert_eq!(process.logged(" of 8 workers could be started: "), 1, "{limit}");
+        assert_eq!(process.logged("panicked"), 0, "{limit}");
+    }
+}
+
 #[actix::test]
 async fn g14_a_server_out_of_descriptors_backs_off_and_recovers() {
-    let mut process = Process::server_with_descriptors(40);
+    let mut process = Process::server_within("ulimit -n 40", &[]);
     let addr = process.addr().await;
     // More than it has descriptors for; the system takes the dials all the same.
     let mut crowd = Vec::new();

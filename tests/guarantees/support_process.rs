@@ -36,14 +36,11 @@ impl Process {
         std::env::var_os("CHILD_OF_A_TEST").is_some()
     }
 
-    /// Runs it with at most `descriptors` files and sockets open.
-    pub(crate) fn server_with_descriptors(descriptors: usize) -> Self {
+    /// Runs it within limits that a shell sets by this command.
+    pub(crate) fn server_within(limits: &str, settings: &[(&str, &str)]) -> Self {
         let mut shell = Command::new("sh");
-        shell
-            .arg("-c")
-            .arg(format!("ulimit -n {descriptors} && exec \"$0\""))
-            .arg(example_server());
-        Self::run(shell, &[])
+        shell.arg("-c").arg(format!("{limits} && exec \"$0\"")).arg(example_server());
+        Self::run(shell, settings)
     }
 
     fn run(mut command: Command, settings: &[(&str, &str)]) -> Self {

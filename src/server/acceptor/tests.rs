@@ -59,6 +59,7 @@ async fn play(steps: impl IntoIterator<Item = io::Result<Accepted>>) -> Played {
     let limits = Arc::new(settings.limits(Arc::clone(&events)));
     let surroundings = Surroundings::default();
     let workers = Workers::start(&settings, &Arc::new(Hooks::default()), &limits, &surroundings);
+    let workers = workers.unwrap();
     let manager = ConnManager::new(&settings).start();
     let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let at = ListenAddr { scheme: Scheme::Tcp, addr, path: String::new() };
