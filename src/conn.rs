@@ -2,6 +2,8 @@
 
 mod budget;
 mod close;
+mod handshakes;
+mod intake;
 mod limits;
 mod outbox;
 mod properties;
@@ -22,6 +24,8 @@ use crate::frame::{Frame, MsgId};
 pub(crate) use budget::Budget;
 pub(crate) use close::Ending;
 pub use close::{CloseReason, Excess, HandshakeError, Silence, Slow};
+pub(crate) use handshakes::{Handshakes, Slot};
+pub(crate) use intake::{Intake, IntakeBudget, PAUSE};
 pub(crate) use limits::{Limits, Patience, Rate, Rates};
 pub use limits::{OverRate, Overflow, Unsent};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};

@@ -27,7 +27,7 @@ use crate::transport::Boxed;
 use crate::turn::Turn;
 use crate::unwind::contained;
 use deadlines::{Deadlines, Due};
-pub(crate) use handshake::shake_hands;
+pub(crate) use handshake::{in_turn, shake_hands};
 pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
 pub use hooks::Watermark;
@@ -304,7 +304,7 @@ impl Connection {
 
     /// Gives back what an idle connection does not need.
     fn rest(&mut self, outbox: Option<BytesMut>) {
-        self.input.rest(&self.local);
+        self.input.rest(&self.link, &self.local);
         for buffer in outbox.into_iter().chain(self.link.reclaim()) {
             self.local.recycle(buffer);
         }

@@ -55,6 +55,8 @@ pub(crate) struct Pulse {
     /// The connection waits for its socket, and not for a handler or for room: if nothing comes
     /// now, it is the peer's doing.
     listens: Cell<bool>,
+    /// It is not read, because the server holds too much.
+    paused: Cell<bool>,
 }
 
 impl Pulse {
@@ -75,6 +77,17 @@ impl Pulse {
     #[inline]
     pub(crate) fn listen(&self, now: u32, completed: bool, part: bool) {
         self.listens.set(true);
+        self.follow(now, completed, part);
+    }
+
+    /// The same, and what there is to read is not read because the server holds too much.
+    pub(crate) fn pause(&self, now: u32, completed: bool, part: bool) {
+        self.paused.set(true);
+        self.follow(now, completed, part);
+    }
+
+    #[inline]
+    fn follow(&self, now: u32, completed: bool, part: bool) {
         if completed {
             self.spoke.set(true);
             self.in_frame.set(false);
@@ -129,6 +142,7 @@ impl Pulse {
     #[inline]
     pub(crate) fn stir(&self) {
         self.listens.set(false);
+        self.paused.set(false);
     }
 
     fn verdict(&self, now: u32, limits: &InTicks, shared: &Shared) -> Option<CloseReason> {
@@ -144,6 +158,12 @@ impl Pulse {
         }
         if over(&self.wrote, limits.write_idle) {
             return Some(CloseReason::WriteIdle);
+        }
+        if self.paused.get() {
+            // Silence is not its fault; but it holds what others lack, and may not for ever.
+            self.heard.set(now);
+            let late = self.in_frame.get() && over(&self.frame_began, limits.frame);
+            return late.then_some(CloseReason::InboundFull);
         }
         if !self.listens.get() {
             self.heard.set(now);

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::handshake::Turnstile;
 use super::hooks::Hooks;
 use super::link::Link;
 use super::lives::Lives;
@@ -27,6 +28,8 @@ pub(crate) struct Local {
     write_pool: RefCell<Vec<BytesMut>>,
     links: RefCell<Slab<Rc<Link>>>,
     pub(crate) lives: Lives,
+    /// What the handshakes of the worker pass.
+    pub(crate) turnstile: Turnstile,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
     /// What finer times are counted from.
@@ -42,6 +45,7 @@ impl Local {
             write_pool: RefCell::default(),
             links: RefCell::default(),
             lives,
+            turnstile: Turnstile::default(),
             now: Cell::new(0),
             began: Instant::now(),
         }

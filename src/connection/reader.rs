@@ -61,6 +61,11 @@ impl Reader {
         self.frames.len() - self.next + self.buffer.len()
     }
 
+    /// The memory that they take.
+    pub(crate) fn held(&self) -> usize {
+        self.frames.len() + self.buffer.capacity()
+    }
+
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
     #[inline]

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
@@ -20,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Failed, Layer, Local, Refused, Signs, Transport};
 use crate::codec::FrameError;
-use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
 use crate::settings::{ClientCert, Settings};
 use records::Records;
@@ -282,6 +283,15 @@ struct Encrypted(TlsStream<Records>);
 impl Transport for Encrypted {
     fn taken(&self) -> Option<u64> {
         self.0.get_ref().0.below.taken()
+    }
+
+    fn held(&self) -> usize {
+        let records = self.0.get_ref().0;
+        records.held() + records.below.held()
+    }
+
+    fn intake(&self) -> Option<Rc<Intake>> {
+        self.0.get_ref().0.below.intake()
     }
 
     fn signs(&mut self) -> Signs {
