@@ -49,7 +49,7 @@ pub struct Settings {
     /// included; at least 1. Beyond it the server takes no more connections of such endpoints from the
     /// system's queue, and a peer that has kept the server waiting for a fifth of
     /// `handshake_deadline_ms` is given up. A worker takes one step of a handshake at a time, so that
-    /// this times the step's duration is what a peer may wait for its turn.
+    /// this times the duration of a step is what a peer may wait for its turn.
     pub max_handshakes: usize,
     /// How many of these may be with one address (see `ipv6_prefix`); 0 for any number. Beyond it the
     /// address's next ones wait for those before them, within their deadline.
@@ -125,8 +125,8 @@ pub struct Settings {
     /// no such bound. Beyond it those are closed for whom most is unsent, until it holds.
     pub max_unsent_bytes: usize,
     /// How many bytes may be received and not handed to a handler, all connections together: frames that
-    /// are not complete, input that waits for its rate or for the window, what comes in handshakes. 0
-    /// for no such bound, else at least the largest packet and its header. Beyond it a connection that
+    /// are not complete, input that waits for its rate or for the window, what comes in handshakes; in whole read buffers, as
+    /// far as they are kept. 0 for no such bound, else at least the largest packet and its header. Beyond it a connection that
     /// holds more than 8 KiB, 4 in a handshake, is not read until others hold less. Nobody is closed for
     /// that but who has not completed a frame by `frame_deadline_ms`, which must not be 0.
     ///

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::time::Instant;
 
 use crate::event::{Event, Events};
 
@@ -18,6 +19,10 @@ const SHARE: usize = 8 * 1024;
 
 /// The same in a handshake: room for the request of a browser, or a chain of certificates.
 const SHARE_OF_HANDSHAKE: usize = 4 * 1024;
+
+/// What a connection reads all the same, once in a while: so it learns whether there is anything to read at
+/// all, or its peer is gone. One whose peer sends nothing waits for its socket, as ever.
+const PROBE: usize = 1;
 
 /// How long a connection that may not read waits before it asks again.
 pub(crate) const PAUSE: Duration = Duration::from_millis(100);
@@ -68,16 +73,17 @@ pub(crate) struct Intake {
     may: Cell<Option<usize>>,
     /// It would have read, and might not.
     refused: Cell<bool>,
-    /// It has not read since that was so.
+    /// It has read no more than probes since that was so.
     pauses: Cell<bool>,
+    probed: Cell<Option<Instant>>,
 }
 
 impl Intake {
     /// For a connection that is about to shake hands, or to read at once; `None` without a budget.
     pub(crate) fn new(budget: Option<&Arc<IntakeBudget>>) -> Option<Rc<Self>> {
         let (held, may) = (Cell::new(0), Cell::new(None));
-        let (refused, pauses) = (Cell::new(false), Cell::new(false));
-        let new = |budget| Rc::new(Self { budget, held, may, refused, pauses });
+        let (refused, pauses, probed) = (Cell::new(false), Cell::new(false), Cell::new(None));
+        let new = |budget| Rc::new(Self { budget, held, may, refused, pauses, probed });
         budget.map(|budget| new(Arc::clone(budget)))
     }
 
@@ -86,7 +92,19 @@ impl Intake {
         let others = self.budget.held().saturating_sub(self.held.get());
         // A few bytes are not worth a system call.
         let room = self.budget.limit.saturating_sub(others + now) / 1024 * 1024;
-        room.max(share.saturating_sub(now))
+        match room.max(share.saturating_sub(now)) {
+            0 => self.probe(),
+            room => room,
+        }
+    }
+
+    fn probe(&self) -> usize {
+        let now = Instant::now();
+        if self.probed.get().is_some_and(|last| now.duration_since(last) < PAUSE) {
+            return 0;
+        }
+        self.probed.set(Some(now));
+        PROBE
     }
 
     /// A connection that holds `now` is about to read.
@@ -140,7 +158,7 @@ impl Intake {
             read(buf)
         };
         let n = buf.filled().len() - before;
-        if n > 0 {
+        if n > PROBE {
             self.pauses.set(false);
         }
         match self.may.get() {
@@ -193,10 +211,14 @@ mod tests {
         assert_eq!(read(&second, 1), None);
         assert!(second.take_refused());
         second.hold(SHARE);
-        second.admit(SHARE);
-        assert_eq!(read(&second, 1), None, "the budget is exceeded");
-        first.admit(60 * 1024);
-        assert_eq!(read(&first, 1), None, "one that holds more than its share waits, too");
+        // The budget is exceeded; also for the one that holds more than its share.
+        for (intake, holds) in [(&second, SHARE), (&first, 60 * 1024)] {
+            intake.admit(holds);
+            assert_eq!(read(intake, LIMIT), Some(PROBE));
+            intake.admit(holds);
+            assert_eq!(read(intake, LIMIT), None, "one probe is enough for a while");
+            assert!(intake.take_refused());
+        }
         // Whose frame is complete has nothing to wait for.
         first.hold(0);
         second.admit(SHARE);
@@ -212,6 +234,7 @@ mod tests {
         assert_eq!(read(&handshake, 1000), Some(1000));
         assert_eq!(budget.as_ref().unwrap().held(), LIMIT + 1000);
         assert_eq!(read(&handshake, LIMIT), Some(SHARE_OF_HANDSHAKE - 1000));
+        assert_eq!(read(&handshake, LIMIT), Some(PROBE));
         assert_eq!(read(&handshake, LIMIT), None);
         drop(handshake);
         assert_eq!(budget.as_ref().unwrap().held(), LIMIT);

@@ -73,7 +73,7 @@ impl Attempts {
             return;
         }
         let young = std::mem::take(&mut self.young);
-        // None of the young ones has been used since, or some have.
+        // After twice that time the young ones are full, too: none has been used since the first half.
         self.old = if age >= 2 * self.filling { HashMap::new() } else { young };
         self.since = now;
     }
