@@ -140,9 +140,7 @@ impl Flooding {
     fn start(kind: Flood, to: SocketAddr, time: Duration) -> Self {
         let seconds = time.as_secs_f64().to_string();
         let args = ["flood".to_owned(), format!("{kind:?}"), to.to_string(), seconds];
-        // At a low priority, so that what is felt is the server's doing and not the scheduler's.
-        let mut child = Command::new("nice");
-        child.args(["-n", "19"]).arg(env::current_exe().unwrap());
+        let mut child = Command::new(env::current_exe().unwrap());
         Self(child.args(args).stdin(Stdio::null()).spawn().unwrap())
     }
 }

@@ -372,3 +372,129 @@ mod handshakes {
         server.stop().await.unwrap();
     }
 }
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use tokio::io::AsyncReadExt;
+    use zinxide::HandshakeError;
+
+    use super::*;
+
+    fn encrypted(settings: Settings) -> Settings {
+        let cert = |file: &str| -> PathBuf { Path::new(env!("CARGO_TARGET_TMPDIR")).join(file) };
+        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let id = std::process::id();
+        let name = std::thread::current().name().unwrap_or_default().replace("::", "-");
+        let files = ["cert", "key"].map(|kind| cert(&format!("strangers-{id}-{name}-{kind}.pem")));
+        fs::write(&files[0], pair.cert.pem()).unwrap();
+        fs::write(&files[1], pair.signing_key.serialize_pem()).unwrap();
+        let [cert, key] = files.map(|file| file.display().to_string());
+        let listen = vec!["tls://127.0.0.1:0".parse().unwrap()];
+        Settings { listen, tls_cert: cert, tls_key: key, worker_pool_size: 1, ..settings }
+    }
+
+    #[actix::test]
+    async fn who_connects_too_often_is_not_worth_a_handshake() {
+        let slow = Settings {
+            rate_connects_per_ip: 1,
+            rate_connects_burst: 1,
+            handshake_deadline_ms: 600_000,
+            ..settings()
+        };
+        let server = echo(encrypted(slow)).refusal(|why| Some(Frame::new(9, why.to_string())));
+        let (server, mut refused) = start(server, |event| match event {
+            Event::Refused { why, .. } => Some(why.to_string()),
+            _ => None,
+        })
+        .await;
+        // The first is admitted, and waited for; how many it takes depends on how fast they come.
+        let (tell, mut closed) = unbounded_channel();
+        let why = loop {
+            let mut stranger = TcpStream::connect(server.addr()).await.unwrap();
+            let tell = tell.clone();
+            actix::spawn(async move {
+                let mut reply = Vec::new();
+                let _ = stranger.read_to_end(&mut reply).await;
+                let _ = tell.send(reply);
+            });
+            if let Ok(why) = refused.try_recv() {
+                break why;
+            }
+        };
+        assert_eq!(why, "127.0.0.1 connects more than 1 times a second");
+        // At once, and not when the deadline for a hello has passed.
+        assert_eq!(within(closed.recv()).await, Some(Vec::new()));
+        server.stop().await.unwrap();
+    }
+
+    #[actix::test]
+    async fn half_hellos_are_bounded_before_anybody_is_known() {
+        const BUDGET: usize = 64 * 1024;
+        const STRANGERS: usize = 40;
+        let bound =
+            Settings { max_inbound_bytes: BUDGET, handshake_deadline_ms: 500, ..settings() };
+        let (server, mut ends) = start(echo(encrypted(bound)), |event| match event {
+            Event::Removed { why, .. } => Some((*why).clone()),
+            _ => None,
+        })
+        .await;
+        // A hello of 60,000 bytes in records of 16,000, of which the last does not come.
+        let mut hello = Vec::new();
+        let body = [&[1, 0, 0xea, 0x60][..], &[0; 48_000 - 4]].concat();
+        for part in body.chunks(16_000) {
+            hello.extend([&[22, 3, 1, 0x3e, 0x80][..], part].concat());
+        }
+        let mut strangers = Vec::new();
+        for _ in 0..STRANGERS {
+            let mut stranger = TcpStream::connect(server.addr()).await.unwrap();
+            let hello = hello.clone();
+            strangers.push(actix::spawn(async move {
+                let _ = stranger.write_all(&hello).await;
+                stranger
+            }));
+            tokio::task::yield_now().await;
+            let held = server.handle().inbound_bytes();
+            assert!(held <= BUDGET + STRANGERS * 5 * 1024, "{held}");
+        }
+        for _ in 0..STRANGERS {
+            let why = within(ends.recv()).await.unwrap();
+            assert_eq!(why, CloseReason::Handshake(HandshakeError::Late));
+            let held = server.handle().inbound_bytes();
+            assert!(held <= BUDGET + STRANGERS * 5 * 1024, "{held}");
+        }
+        assert!(server.handle().stats().reading_pauses > 0);
+        assert_eq!(server.handle().inbound_bytes(), 0);
+        server.stop().await.unwrap();
+    }
+}
+
+#[cfg(feature = "proxy")]
+mod proxy {
+    use super::*;
+
+    #[actix::test]
+    async fn behind_a_balancer_the_rate_is_that_of_the_address_it_names() {
+        let slow = Settings {
+            rate_connects_per_ip: 1,
+            rate_connects_burst: 1,
+            proxy_from: vec!["127.0.0.1".parse().unwrap()],
+            ..settings()
+        };
+        let (server, mut admitted) = start(echo(slow), |event| match event {
+            Event::Admitted { conn, .. } => Some(Ok(conn.peer_addr().ip().to_string())),
+            Event::Refused { why, .. } => Some(Err(why.to_string())),
+            _ => None,
+        })
+        .await;
+        for n in 0..20 {
+            let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+            let header = format!("PROXY TCP4 10.0.0.{n} 10.1.0.1 1000 2000\r\n");
+            stream.write_all(header.as_bytes()).await.unwrap();
+            assert_eq!(within(admitted.recv()).await, Some(Ok(format!("10.0.0.{n}"))));
+        }
+        server.stop().await.unwrap();
+    }
+}
