@@ -3,6 +3,8 @@
 mod budget;
 mod close;
 mod goodbye;
+mod handshakes;
+mod intake;
 mod limits;
 mod outbox;
 mod properties;
@@ -27,6 +29,8 @@ pub use close::{CloseReason, Excess, HandshakeError, Silence, Slow};
 #[cfg(feature = "ws")]
 pub(crate) use goodbye::beginning;
 pub use goodbye::{Goodbye, GoodbyeError};
+pub(crate) use handshakes::{Handshakes, Slot};
+pub(crate) use intake::{Intake, IntakeBudget, PAUSE};
 pub(crate) use limits::{Limits, Patience, Rate, Rates};
 pub use limits::{OverRate, Overflow, Unsent};
 pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};

@@ -1,6 +1,7 @@
 //! The one owner of the connection table and of the limit.
 
 mod admission;
+mod attempts;
 mod messages;
 mod registration;
 mod table;

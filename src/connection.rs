@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::transport::{Boxed, Watch};
 use crate::turn::Turn;
 use deadlines::{Deadlines, Due};
-pub(crate) use handshake::shake_hands;
+pub(crate) use handshake::{in_turn, shake_hands};
 pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
 pub use hooks::Watermark;
@@ -349,7 +349,7 @@ impl Connection {
 
     /// Gives back what an idle connection does not need.
     fn rest(&mut self, outbox: Option<BytesMut>) {
-        self.input.rest(&self.local);
+        self.input.rest(&self.link, &self.local);
         for buffer in outbox.into_iter().chain(self.link.reclaim()) {
             self.local.recycle(buffer);
         }

@@ -9,6 +9,8 @@
 //! | connection admitted, removed | debug | |
 //! | connection refused | warn | raise the limit it names, or find out who dials |
 //! | a dial waits for a place | info once, until one is free | raise `max_conn` |
+//! | accepting waits, as many handshakes are under way as may be | warn once a second, and counted | find out who connects; prefer ECDSA keys; set `max_handshakes_per_ip` |
+//! | reading pauses, as much is received and not handed out as may be | warn once until it is half of that, and counted | raise `max_inbound_bytes`, or find out who sends half frames |
 //! | accept failed | error once, then recovered: info | raise the descriptor limit |
 //! | hook called | debug | |
 //! | dial gone before it was accepted | debug | |
@@ -135,6 +137,11 @@ pub enum Event<'a> {
     Refused { peer: SocketAddr, why: &'a AddError },
     /// A dial waits for a place, and all later ones with it.
     Parked { peer: SocketAddr },
+    /// A dial waits for a place among `max_handshakes`, and all later ones with it; `first` for a while.
+    HandshakesFull { peer: SocketAddr, first: bool },
+    /// A connection is not read for a while, because the server holds more than `max_inbound_bytes`;
+    /// `first` since it held half of that.
+    ReadingPaused { held: usize, first: bool },
     /// Accepting failed, and is tried again; `first` in a row.
     AcceptFailed { error: &'a io::Error, first: bool },
     /// Accepting works again.
@@ -246,6 +253,8 @@ impl Event<'_> {
             | Self::ClientClosed { .. }
             | Self::HandlerFailed { .. } => Level::Warn,
             Self::QueueDropped { first, .. }
+            | Self::HandshakesFull { first, .. }
+            | Self::ReadingPaused { first, .. }
             | Self::FramesDropped { first, .. }
             | Self::RateDelayed { first, .. }
             | Self::RateDropped { first, .. }
@@ -405,6 +414,14 @@ impl fmt::Display for Event<'_> {
             Self::Parked { peer } => {
                 write!(f, "connection from {peer} waits for a place, and all that dial after it")
             }
+            Self::HandshakesFull { peer, .. } => write!(
+                f,
+                "max_handshakes are under way: connection from {peer} waits, and all that come after it"
+            ),
+            Self::ReadingPaused { held, .. } => write!(
+                f,
+                "{held} bytes are received and not handed out, reading pauses for those who hold most"
+            ),
             Self::AcceptFailed { error, .. } => {
                 write!(f, "accept failed: {error}; trying again until it works")
             }

@@ -14,7 +14,9 @@ use tokio::sync::Semaphore;
 
 use crate::codec::framing::Framing;
 use crate::codec::{FrameCodec, WireFormat};
-use crate::conn::{Budget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent};
+use crate::conn::{
+    Budget, Handshakes, IntakeBudget, Limits, OverRate, Overflow, Patience, Rate, Rates, Unsent,
+};
 use crate::endpoint::Endpoint;
 use crate::event::Events;
 use crate::secret::shown;
@@ -44,6 +46,15 @@ pub struct Settings {
     /// How long a peer has for the handshakes that come before its first frame (PROXY header, TLS,
     /// WebSocket), all together, in milliseconds; at least 1.
     pub handshake_deadline_ms: u64,
+    /// How many peers may be in the handshakes of TLS and WebSocket at once, those that are refused
+    /// included; at least 1. Beyond it the server takes no more connections of such endpoints from the
+    /// system's queue, and a peer that has kept the server waiting for a fifth of
+    /// `handshake_deadline_ms` is given up. A worker takes one step of a handshake at a time, so that
+    /// this times the duration of a step is what a peer may wait for its turn.
+    pub max_handshakes: usize,
+    /// How many of these may be with one address (see `ipv6_prefix`); 0 for any number. Beyond it the
+    /// address's next ones wait for those before them, within their deadline.
+    pub max_handshakes_per_ip: usize,
     /// Networks of balancers, whose connections begin with a header of the PROXY protocol, version 1
     /// or 2, that says who the peer is. Others connect as themselves. Needs the feature `proxy`.
     pub proxy_from: Vec<Network>,
@@ -73,8 +84,15 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// How many connections one address may have; 0 for no such limit.
     pub max_conn_per_ip: usize,
-    /// How many bits of an IPv6 address count as one for `max_conn_per_ip`, since a single peer has
-    /// a whole network of them; from 1 to 128.
+    /// How often one address may connect a second, in the long run; 0 for any number. What is more is
+    /// refused at once, without a TLS handshake. Addresses that have not connected for as long as a burst
+    /// takes to come again are forgotten, and so are some before that if more than 32,768 connect
+    /// in that time.
+    pub rate_connects_per_ip: u32,
+    /// How often it may connect at once: at least 1. Many peers may share an address.
+    pub rate_connects_burst: u32,
+    /// How many bits of an IPv6 address count as one for `max_conn_per_ip`, `max_handshakes_per_ip` and
+    /// `rate_connects_per_ip`, since a single peer has a whole network of them; from 1 to 128.
     pub ipv6_prefix: u8,
     /// How many places of `max_conn` are kept for peers in `reserved_for`.
     pub reserved_conn: usize,
@@ -110,6 +128,14 @@ pub struct Settings {
     /// How many bytes may be unsent because peers do not take them, all connections together; 0 for
     /// no such bound. Beyond it those are closed for whom most is unsent, until it holds.
     pub max_unsent_bytes: usize,
+    /// How many bytes may be received and not handed to a handler, all connections together: frames that
+    /// are not complete, input that waits for its rate or for the window, what comes in handshakes; in whole read buffers, as
+    /// far as they are kept. 0 for no such bound, else at least the largest packet and its header. Beyond it a connection that
+    /// holds more than 8 KiB, 4 in a handshake, is not read until others hold less. Nobody is closed for
+    /// that but who has not completed a frame by `frame_deadline_ms`, which must not be 0.
+    ///
+    /// Payloads that are with handlers do not count: `max_worker_task_len` bounds those.
+    pub max_inbound_bytes: usize,
     /// A peer that takes nothing of what is to be written for this long is closed, in
     /// milliseconds; at least 1.
     pub write_deadline_ms: u64,
@@ -250,6 +276,8 @@ impl Default for Settings {
             tcp_port: 7777,
             listen: Vec::new(),
             handshake_deadline_ms: 10_000,
+            max_handshakes: 4096,
+            max_handshakes_per_ip: 0,
             proxy_from: Vec::new(),
             tls_cert: String::new(),
             tls_key: String::new(),
@@ -260,6 +288,8 @@ impl Default for Settings {
             max_conn: 12_000,
             when_full: WhenFull::Refuse,
             max_conn_per_ip: 0,
+            rate_connects_per_ip: 0,
+            rate_connects_burst: 10,
             ipv6_prefix: 64,
             reserved_conn: 0,
             reserved_for: Vec::new(),
@@ -275,6 +305,7 @@ impl Default for Settings {
             high_watermark_percent: 75,
             low_watermark_percent: 25,
             max_unsent_bytes: 0,
+            max_inbound_bytes: 0,
             write_deadline_ms: 10_000,
             first_message_deadline_ms: 0,
             frame_deadline_ms: 30_000,
@@ -346,7 +377,13 @@ impl Settings {
                 0 => usize::MAX,
                 bytes => bytes,
             })),
+            intake: IntakeBudget::new(self.max_inbound_bytes, &events),
             handshake_deadline: Duration::from_millis(self.handshake_deadline_ms),
+            handshakes: Arc::new(Handshakes::new(
+                self.max_handshakes,
+                self.max_handshakes_per_ip,
+                self.ipv6_prefix,
+            )),
             lingering: Arc::new(Semaphore::new(LINGERING)),
             write_deadline: Duration::from_millis(self.write_deadline_ms),
             drain_deadline: Duration::from_millis(self.drain_deadline_ms),

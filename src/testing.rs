@@ -37,7 +37,7 @@ use actix_rt::task::JoinHandle;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::conn::{Conn, ConnId};
+use crate::conn::{Conn, ConnId, Intake, Limits};
 use crate::conn_manager::{Add, Admission, ConnManager, Registration};
 use crate::connection::{Connection, Lives, Local, watch};
 use crate::endpoint::{Endpoint, ListenAddr, Scheme};
@@ -119,11 +119,20 @@ impl TestConnection {
         server: Server,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
-        Self::over(server, Box::new(Plain::new(stream))).await
+        Self::with(server, |limits| {
+            Box::new(Plain::bounded(stream, Intake::new(limits.intake.as_ref())))
+        })
+        .await
     }
 
+    #[cfg(all(test, feature = "ws"))]
     pub(crate) async fn over(server: Server, transport: Boxed) -> Self {
+        Self::with(server, |_| transport).await
+    }
+
+    async fn with(server: Server, transport: impl FnOnce(&Limits) -> Boxed) -> Self {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
+        let transport = transport(&limits);
         let admission = Admission::new(&settings);
         let manager = ConnManager::with_workers(admission, Arc::clone(&limits), Vec::new());
         let local = Rc::new(Local::new(Arc::new(hooks), Lives::default(), Acknowledged::default()));

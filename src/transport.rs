@@ -59,6 +59,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -68,7 +69,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
 pub(crate) use layers::Layers;
 pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch};
@@ -113,6 +114,16 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
         false
     }
 
+    /// Bytes that were read from the socket, and of which none can be read here before more have come.
+    fn held(&self) -> usize {
+        0
+    }
+
+    /// What bounds the reading of the socket, if anything does.
+    fn intake(&self) -> Option<Rc<Intake>> {
+        None
+    }
+
     /// What has come since this was asked that was not read.
     fn signs(&mut self) -> Signs {
         Signs::default()
@@ -143,8 +154,8 @@ pub(crate) struct Signs {
 pub(crate) type Boxed = Box<dyn Transport>;
 
 /// A socket for layers to be put on.
-pub(crate) fn below_layers(socket: TcpStream) -> Boxed {
-    Box::new(Plain::counted(socket))
+pub(crate) fn below_layers(socket: TcpStream, intake: Option<Rc<Intake>>) -> Boxed {
+    Box::new(Plain { intake, ..Plain::counted(socket) })
 }
 
 /// A future on one thread.
@@ -221,11 +232,20 @@ impl Stack {
     }
 
     /// Shakes hands, layer by layer.
-    pub(crate) async fn accept(&self, socket: TcpStream, conn: &Conn) -> Result<Boxed, Failed> {
+    pub(crate) async fn accept(
+        &self,
+        socket: TcpStream,
+        intake: Option<Rc<Intake>>,
+        conn: &Conn,
+    ) -> Result<Boxed, Failed> {
         listen(&socket, conn).await?;
-        let mut transport = below_layers(socket);
+        let mut transport = below_layers(socket, intake.clone());
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
+            if let Some(intake) = &intake {
+                // The layer has made use of what came.
+                intake.hold(0);
+            }
         }
         Ok(transport)
     }
@@ -235,10 +255,11 @@ impl Stack {
     pub(crate) async fn refuse(
         &self,
         socket: TcpStream,
+        intake: Option<Rc<Intake>>,
         why: &AddError,
         frame: Option<&[u8]>,
     ) -> Option<Boxed> {
-        let mut transport = below_layers(socket);
+        let mut transport = below_layers(socket, intake);
         for layer in &*self.0 {
             transport = match layer.refuse(transport, why).await {
                 Refused::NotYet(transport) => transport,
@@ -306,6 +327,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// second. At once, if so many are waited for that there is no `lingering` left.
 pub(crate) async fn part(mut transport: Boxed, lingering: Arc<Semaphore>) {
     let Ok(_permit) = lingering.try_acquire() else { return };
+    if let Some(intake) = transport.intake() {
+        intake.discard();
+    }
     let heard = async {
         transport.shutdown().await?;
         tokio::io::copy(&mut transport.take(READ_AWAY), &mut tokio::io::sink()).await
@@ -325,15 +349,22 @@ pub(crate) struct Plain<S> {
     stream: S,
     /// How many bytes it has taken, if there are layers above it, from where that is not seen.
     taken: Option<u64>,
+    /// What bounds the reading, if anything does.
+    intake: Option<Rc<Intake>>,
 }
 
 impl<S> Plain<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, taken: None }
+        Self { stream, taken: None, intake: None }
+    }
+
+    /// The same, with a bound for what is read.
+    pub(crate) fn bounded(stream: S, intake: Option<Rc<Intake>>) -> Self {
+        Self { stream, taken: None, intake }
     }
 
     fn counted(stream: S) -> Self {
-        Self { stream, taken: Some(0) }
+        Self { stream, taken: Some(0), intake: None }
     }
 
     fn count(&mut self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -352,6 +383,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
     fn socket(&self) -> Option<&TcpStream> {
         (&self.stream as &dyn Any).downcast_ref()
     }
+
+    fn intake(&self) -> Option<Rc<Intake>> {
+        self.intake.clone()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
@@ -360,7 +395,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, intake, .. } = &mut *self;
+        match intake {
+            None => Pin::new(stream).poll_read(cx, buf),
+            Some(intake) => intake.poll_read(buf, |buf| Pin::new(stream).poll_read(cx, buf)),
+        }
     }
 }
 

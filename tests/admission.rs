@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::{advance, pause};
 use zinxide::conn_manager::{Add, AddError, Remove, SetMaxConn};
 use zinxide::testing::{TestClient, TestServer, conn_from, settings, within};
 use zinxide::{
@@ -71,6 +73,65 @@ async fn a_network_of_ipv6_counts_as_one_address() {
     assert_eq!(door.dial("2001:db8:0:1::1").await, Ok(1));
     assert_eq!(door.dial("2001:db8:0:1::2").await, Ok(2));
     assert!(door.dial("2001:db8:0:1::2").await.is_err());
+}
+
+#[actix::test]
+async fn an_address_connects_so_often_and_no_more_whatever_becomes_of_it() {
+    pause();
+    let limits =
+        Settings { rate_connects_per_ip: 2, rate_connects_burst: 3, max_conn: 2, ..settings() };
+    let mut door = Door::new(limits);
+    assert_eq!(door.dial("10.0.0.1").await, Ok(1));
+    assert_eq!(door.dial("10.0.0.1").await, Ok(2));
+    assert!(matches!(door.dial("10.0.0.1").await, Err(AddError::Full { .. })), "it pays, too");
+    let refused = door.dial("10.0.0.1").await;
+    let from = Network::host("10.0.0.1".parse().unwrap());
+    assert_eq!(refused, Err(AddError::TooFast { from, per_second: 2 }));
+    let words = "10.0.0.1 connects more than 2 times a second";
+    assert_eq!(refused.unwrap_err().to_string(), words);
+    assert!(matches!(door.dial("10.0.0.2").await, Err(AddError::Full { .. })), "another");
+    door.leave(1).await;
+    advance(Duration::from_millis(499)).await;
+    assert!(matches!(door.dial("10.0.0.1").await, Err(AddError::TooFast { .. })));
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(door.dial("10.0.0.1").await, Ok(2));
+    // One that is denied is not worth a bucket.
+    let deny = networks(&["10.0.0.1"]);
+    let mut door = Door::new(Settings { rate_connects_per_ip: 1, deny, ..settings() });
+    for _ in 0..20 {
+        assert!(matches!(door.dial("10.0.0.1").await, Err(AddError::Denied(_))));
+    }
+}
+
+#[actix::test]
+async fn a_network_of_ipv6_has_one_rate() {
+    pause();
+    let mut door =
+        Door::new(Settings { rate_connects_per_ip: 1, rate_connects_burst: 1, ..settings() });
+    assert_eq!(door.dial("2001:db8:0:1::1").await, Ok(1));
+    let refused = door.dial("2001:db8:0:1:ffff::2").await.unwrap_err();
+    assert_eq!(refused.to_string(), "2001:db8:0:1::/64 connects more than 1 times a second");
+    assert_eq!(door.dial("2001:db8:0:2::1").await, Ok(2));
+}
+
+#[actix::test]
+async fn one_that_waits_for_a_place_pays_once() {
+    pause();
+    let limits = Settings {
+        rate_connects_per_ip: 1,
+        rate_connects_burst: 2,
+        max_conn: 1,
+        when_full: WhenFull::Wait,
+        ..settings()
+    };
+    let mut door = Door::new(limits);
+    assert_eq!(door.dial("10.0.0.1").await, Ok(1));
+    for _ in 0..5 {
+        // As the acceptor asks again when a place is taken by another.
+        assert!(matches!(door.dial("10.0.0.1").await, Err(AddError::Full { .. })));
+    }
+    door.leave(1).await;
+    assert_eq!(door.dial("10.0.0.1").await, Ok(1));
 }
 
 #[actix::test]

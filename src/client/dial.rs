@@ -61,7 +61,7 @@ impl Dialer {
         let local = socket.local_addr().map_err(failed)?;
         let transport: Boxed = match self.endpoint.scheme {
             Scheme::Tcp => Box::new(Plain::new(socket)),
-            _ => below_layers(socket),
+            _ => below_layers(socket, None),
         };
         #[cfg(feature = "tls")]
         let transport = match &self.tls {

@@ -100,6 +100,11 @@ pub enum CloseReason {
     /// and answered.
     #[error("the peer is silent: {0}")]
     Silent(Silence),
+    /// The peer did not complete a frame within `frame_deadline_ms`, and was not read in the end because
+    /// all connections together held `max_inbound_bytes`: those whose frames are oldest give way. Else as
+    /// [`Silent`](Self::Silent).
+    #[error("a frame is not completed, and the server holds too much input")]
+    InboundFull,
     /// Nothing was sent to the peer for `write_idle_deadline_ms`; as [`Silent`](Self::Silent).
     #[error("nothing was sent")]
     WriteIdle,
@@ -264,6 +269,7 @@ impl CloseReason {
             | Self::OverRate(_)
             | Self::Shutdown
             | Self::Silent(_)
+            | Self::InboundFull
             | Self::WriteIdle => Ending::Drain,
             Self::Stopped
             | Self::App { .. }

@@ -10,6 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::SendError;
 use super::budget::Budget;
+use super::handshakes::Handshakes;
+use super::intake::IntakeBudget;
 use super::outbox::Encoded;
 use crate::codec::FrameCodec;
 use crate::event::Events;
@@ -30,8 +32,11 @@ pub(crate) struct Limits {
     pub(crate) low_watermark: Unsent,
     /// Of all connections together.
     pub(crate) budget: Arc<Budget>,
+    /// The same for what is received; `None` if that has no bound.
+    pub(crate) intake: Option<Arc<IntakeBudget>>,
     /// Until the first frame can come.
     pub(crate) handshake_deadline: Duration,
+    pub(crate) handshakes: Arc<Handshakes>,
     /// How many peers, of all that are told why they are turned away, are waited for to hear it.
     pub(crate) lingering: Arc<Semaphore>,
     pub(crate) write_deadline: Duration,

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::attempts::Attempts;
 use crate::conn::ConnId;
-use crate::settings::{Network, Settings};
+use crate::settings::{Network, Settings, WhenFull};
 
 /// Why a connection was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +26,15 @@ pub enum AddError {
         from: Network,
         /// The limit.
         max: usize,
+    },
+    /// That address, or that network of IPv6, connects more often than `rate_connects_per_ip` and
+    /// `rate_connects_burst` allow.
+    #[error("{from} connects more than {per_second} times a second")]
+    TooFast {
+        /// The address or network.
+        from: Network,
+        /// The rate.
+        per_second: u32,
     },
     /// The address is in a network of `deny`, or in none of `allow`.
     #[error("{0} is not allowed")]
@@ -57,6 +67,11 @@ pub(crate) struct Admission {
     deny: Vec<Network>,
     max_per_ip: usize,
     ipv6_prefix: u8,
+    connects_per_second: u32,
+    /// `None` if that is not limited.
+    attempts: Option<Attempts>,
+    /// A dial that finds no place waits for one, and is then asked for once more.
+    waits: bool,
     /// How many connections come from where; nothing, if that is not limited. Peers choose the keys,
     /// so they are hashed with a key of our own.
     of_ip: HashMap<Network, usize>,
@@ -72,25 +87,35 @@ impl Admission {
             deny: settings.deny.clone(),
             max_per_ip: settings.max_conn_per_ip,
             ipv6_prefix: settings.ipv6_prefix,
+            connects_per_second: settings.rate_connects_per_ip,
+            attempts: Attempts::new(settings.rate_connects_per_ip, settings.rate_connects_burst),
+            waits: settings.when_full == WhenFull::Wait,
             of_ip: HashMap::new(),
         }
     }
 
-    /// Whether a peer may connect, beside `len` others.
-    pub(super) fn check(&self, peer: IpAddr, len: usize) -> Result<(), AddError> {
+    /// Whether a peer may connect, beside `len` others. It has made one more attempt to, unless it waits
+    /// for a place.
+    pub(super) fn check(&mut self, peer: IpAddr, len: usize) -> Result<(), AddError> {
         let peer = peer.to_canonical();
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(peer));
         if is_in(&self.deny) || !(self.allow.is_empty() || is_in(&self.allow)) {
             return Err(AddError::Denied(peer));
         }
         let (from, max) = (self.origin(peer), self.max_per_ip);
+        let reserved = if is_in(&self.reserved_for) { 0 } else { self.reserved };
+        let full = len >= self.max_conn.saturating_sub(reserved);
+        if let Some(attempts) = &mut self.attempts
+            && !(full && self.waits)
+            && !attempts.pay(from)
+        {
+            return Err(AddError::TooFast { from, per_second: self.connects_per_second });
+        }
         if self.of_ip.get(&from).is_some_and(|&there| there >= max) {
             return Err(AddError::TooManyOfIp { from, max });
         }
-        let max_conn = self.max_conn;
-        let reserved = if is_in(&self.reserved_for) { 0 } else { self.reserved };
-        if len >= max_conn.saturating_sub(reserved) {
-            return Err(AddError::Full { max_conn, reserved });
+        if full {
+            return Err(AddError::Full { max_conn: self.max_conn, reserved });
         }
         Ok(())
     }
@@ -102,12 +127,12 @@ impl Admission {
 
     pub(super) fn enter(&mut self, peer: IpAddr) {
         if self.max_per_ip > 0 {
-            *self.of_ip.entry(self.origin(peer.to_canonical())).or_default() += 1;
+            *self.of_ip.entry(self.origin(peer)).or_default() += 1;
         }
     }
 
     pub(super) fn leave(&mut self, peer: IpAddr) {
-        let from = self.origin(peer.to_canonical());
+        let from = self.origin(peer);
         if let Some(there) = self.of_ip.get_mut(&from) {
             *there -= 1;
             if *there == 0 {
@@ -116,11 +141,7 @@ impl Admission {
         }
     }
 
-    /// What counts as one address: a whole network of IPv6, of which a single peer has plenty.
     fn origin(&self, peer: IpAddr) -> Network {
-        match peer {
-            IpAddr::V4(_) => Network::host(peer),
-            IpAddr::V6(_) => Network::around(peer, self.ipv6_prefix),
-        }
+        Network::of_peer(peer, self.ipv6_prefix)
     }
 }

@@ -1,16 +1,25 @@
 //! What an admitted connection does before it can have an actor.
 
+mod turnstile;
+
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Connection, Local};
-use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn::{CloseReason, Conn, HandshakeError, Intake, Limits, Slot};
 use crate::conn_manager::Registration;
 use crate::transport::{Stack, part};
+pub(crate) use turnstile::Turnstile;
+use turnstile::Waits;
+
+/// So much of its deadline a peer may keep others waiting for a place.
+const SHARE: u32 = 5;
 
 /// Shakes hands on this thread, and starts the connection's actor when that is done: within the
 /// deadline, which runs since the connection `began`, and unless somebody asks for its end
@@ -21,21 +30,24 @@ pub(crate) fn shake_hands(
     socket: TcpStream,
     stack: Stack,
     began: Instant,
+    slot: Slot,
     registration: Registration,
 ) {
     let living = local.lives.begin();
     actix_rt::spawn(async move {
-        let limits = &conn.shared().limits;
-        let (deadline, lingering) = (limits.handshake_deadline, Arc::clone(&limits.lingering));
+        let (limits, peer) = (Arc::clone(&conn.shared().limits), conn.peer_addr().ip());
+        let intake = Intake::new(limits.intake.as_ref());
+        let accept = stack.accept(socket, intake.clone(), &conn);
+        let shaken = in_turn(&local.turnstile, &limits, began, peer, slot, intake, accept);
         let shaken = tokio::select! {
             biased;
             () = poll_fn(|cx| conn.shared().poll_ending(cx)) => None,
-            shaken = timeout_at(began + deadline, stack.accept(socket, &conn)) => Some(shaken),
+            shaken = shaken => Some(shaken),
         };
         let (transport, failed) = match shaken {
             Some(Ok(Ok(transport))) => (Some(transport), None),
             Some(Ok(Err(failed))) => (None, Some(failed)),
-            Some(Err(_)) => (None, Some(HandshakeError::Late.into())),
+            Some(Err(Late)) => (None, Some(HandshakeError::Late.into())),
             None => (None, None),
         };
         let mut told = None;
@@ -47,7 +59,48 @@ pub(crate) fn shake_hands(
         drop(living);
         // The place is another's by now.
         if let Some(told) = told {
-            part(told, lingering).await;
+            part(told, Arc::clone(&limits.lingering)).await;
         }
     });
+}
+
+/// A handshake was not done in time.
+pub(crate) struct Late;
+
+/// Runs a handshake with `peer`, of an admitted connection or of one that is refused: each step when it is
+/// its turn on this thread, within the deadline, and beside no more of the same address than there may be.
+///
+/// When as many are under way as there may be, one that waits for its peer gives way sooner: else a few
+/// peers that say nothing would hold up everybody for the whole deadline, again and again.
+pub(crate) async fn in_turn<T>(
+    turnstile: &Turnstile,
+    limits: &Limits,
+    began: Instant,
+    peer: IpAddr,
+    slot: Slot,
+    intake: Option<Rc<Intake>>,
+    handshake: impl Future<Output = T>,
+) -> Result<T, Late> {
+    let waits = Waits::default();
+    let done = async {
+        let (_slot, _of_ip) = limits.handshakes.admit(peer, slot).await;
+        turnstile.pass(handshake, intake.as_deref(), &waits).await
+    };
+    let deadline = limits.handshake_deadline;
+    tokio::select! {
+        biased;
+        done = timeout_at(began + deadline, done) => done.map_err(|_| Late),
+        () = overlong(limits, &waits, deadline / SHARE) => Err(Late),
+    }
+}
+
+/// Done when there are as many handshakes as may be, and this one has waited for its peer for longer than
+/// `most`.
+async fn overlong(limits: &Limits, waits: &Waits, most: Duration) {
+    loop {
+        sleep(most / 2).await;
+        if limits.handshakes.are_full() && waits.so_far().is_some_and(|waited| waited >= most) {
+            return;
+        }
+    }
 }

@@ -12,7 +12,7 @@ use super::meter::Meter;
 use super::reader::Reader;
 use crate::codec::FrameError;
 use crate::codec::framing::Found;
-use crate::conn::{CloseReason, Conn, Ending, OverRate};
+use crate::conn::{CloseReason, Conn, Ending, OverRate, PAUSE};
 use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
@@ -117,8 +117,9 @@ impl Input {
     }
 
     /// Gives back what is not needed while nothing comes.
-    pub(crate) fn rest(&mut self, local: &Local) {
+    pub(crate) fn rest(&mut self, link: &Link, local: &Local) {
         self.reader.rest(&local.read_pool);
+        link.hold(|| self.reader.held());
     }
 
     /// Whether a route function waits for something.
@@ -254,7 +255,12 @@ impl Input {
                     if alive {
                         link.pulse.hear(local.now());
                     }
-                    link.pulse.listen(local.now(), completed, part || self.reader.len() > 0);
+                    let part = part || self.reader.len() > 0;
+                    if link.must_pause() {
+                        link.pulse.pause(local.now(), completed, part);
+                        return Err(Progress::Delayed(PAUSE));
+                    }
+                    link.pulse.listen(local.now(), completed, part);
                     return Err(Progress::Waits);
                 }
                 Poll::Ready(Ok(1..)) => {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
@@ -14,7 +15,8 @@ use tokio::io::AsyncWrite;
 
 use crate::codec::FrameError;
 use crate::conn::{
-    Batch, CloseReason, Conn, Encoded, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared, Unsent,
+    Batch, CloseReason, Conn, Encoded, Intake, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared,
+    Unsent,
 };
 use crate::router::{Answer, Replies, Reply};
 use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch};
@@ -39,6 +41,8 @@ pub(crate) struct Link {
 
 struct Io {
     transport: Option<Boxed>,
+    /// What bounds the reading, if anything does.
+    intake: Option<Rc<Intake>>,
     /// The transport may keep what is written for itself until it is flushed.
     keeps: bool,
     /// What it keeps.
@@ -85,7 +89,8 @@ impl Link {
         let passed = transport.as_ref().and_then(|transport| transport.passed());
         let kept = Kept { whole: passed.unwrap_or_default().whole, ..Kept::default() };
         let (keeps, lost) = (passed.is_some(), Unsent::default());
-        let io = Io { transport, keeps, kept, lost, batch: Batch::default() };
+        let intake = transport.as_ref().and_then(|transport| transport.intake());
+        let io = Io { transport, intake, keeps, kept, lost, batch: Batch::default() };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
@@ -101,10 +106,26 @@ impl Link {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        match &mut self.io.borrow_mut().transport {
-            Some(transport) => reader.poll_fill(&mut **transport, pool, cx),
-            None => Poll::Ready(Ok(0)),
+        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
+        let Some(transport) = transport else { return Poll::Ready(Ok(0)) };
+        if let Some(intake) = intake {
+            intake.admit(reader.len() + transport.held());
         }
+        reader.poll_fill(&mut **transport, pool, cx)
+    }
+
+    /// Reports that the connection rests with so much input beside what the transport has.
+    #[inline]
+    pub(crate) fn hold(&self, input: impl FnOnce() -> usize) {
+        if let Io { transport: Some(transport), intake: Some(intake), .. } = &*self.io.borrow() {
+            intake.hold(input() + transport.held());
+        }
+    }
+
+    /// Whether the socket was not read because the server holds too much.
+    #[inline]
+    pub(crate) fn must_pause(&self) -> bool {
+        self.io.borrow().intake.as_ref().is_some_and(|intake| intake.take_refused())
     }
 
     /// Writes the outbox. Ready when it is empty. `progress` is set if the kernel took anything.
@@ -250,7 +271,8 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self, why: &CloseReason) -> Unsent {
-        let Io { transport, keeps, kept, lost, batch } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, keeps, kept, lost, batch } = &mut *self.io.borrow_mut();
+        *intake = None;
         if let Some(mut transport) = transport.take()
             && *keeps
         {
@@ -276,7 +298,7 @@ impl Io {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { transport: Some(transport), keeps, kept, lost, batch } = self else {
+        let Self { transport: Some(transport), keeps, kept, lost, batch, .. } = self else {
             return Poll::Ready(Ok(()));
         };
         if !*keeps {

@@ -59,6 +59,8 @@ pub(crate) struct Pulse {
     listens: Cell<bool>,
     /// The peer has closed its side.
     half_closed: Cell<bool>,
+    /// It is not read, because the server holds too much.
+    paused: Cell<bool>,
 }
 
 impl Pulse {
@@ -79,6 +81,17 @@ impl Pulse {
     #[inline]
     pub(crate) fn listen(&self, now: u32, completed: bool, part: bool) {
         self.listens.set(true);
+        self.follow(now, completed, part);
+    }
+
+    /// The same, and what there is to read is not read because the server holds too much.
+    pub(crate) fn pause(&self, now: u32, completed: bool, part: bool) {
+        self.paused.set(true);
+        self.follow(now, completed, part);
+    }
+
+    #[inline]
+    fn follow(&self, now: u32, completed: bool, part: bool) {
         if completed {
             self.spoke.set(true);
             self.in_frame.set(false);
@@ -133,6 +146,7 @@ impl Pulse {
     #[inline]
     pub(crate) fn stir(&self) {
         self.listens.set(false);
+        self.paused.set(false);
     }
 
     /// The peer has closed its side. False if that was known.
@@ -158,6 +172,12 @@ impl Pulse {
         }
         if over(&self.wrote, limits.write_idle) {
             return Some(CloseReason::WriteIdle);
+        }
+        if self.paused.get() {
+            // Silence is not its fault; but it holds what others lack, and may not for ever.
+            self.heard.set(now);
+            let late = self.in_frame.get() && over(&self.frame_began, limits.frame);
+            return late.then_some(CloseReason::InboundFull);
         }
         if !self.listens.get() {
             self.heard.set(now);

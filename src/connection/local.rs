@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::handshake::Turnstile;
 use super::hooks::Hooks;
 use super::link::Link;
 use super::lives::Lives;
@@ -30,6 +31,8 @@ pub(crate) struct Local {
     pub(crate) lives: Lives,
     /// Shared by the workers of a server.
     pub(crate) acknowledged: Acknowledged,
+    /// What the handshakes of the worker pass.
+    pub(crate) turnstile: Turnstile,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
     /// What finer times are counted from.
@@ -46,6 +49,7 @@ impl Local {
             links: RefCell::default(),
             lives,
             acknowledged,
+            turnstile: Turnstile::default(),
             now: Cell::new(0),
             began: Instant::now(),
         }

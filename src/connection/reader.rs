@@ -66,6 +66,11 @@ impl Reader {
         &self.buffer
     }
 
+    /// The memory that they take.
+    pub(crate) fn held(&self) -> usize {
+        self.frames.len() + self.buffer.capacity()
+    }
+
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
     #[inline]

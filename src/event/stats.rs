@@ -101,6 +101,10 @@ counters! {
         workers_blocked,
         /// Workers that ended before their server.
         workers_lost,
+        /// Times that accepting waited because `max_handshakes` were under way.
+        handshake_waits,
+        /// Times that a connection was not read for a while because of `max_inbound_bytes`.
+        reading_pauses,
         /// Failed accepts.
         accept_errors,
         /// Times that certificates were reloaded.
@@ -166,6 +170,8 @@ counters! {
         slow_consumer,
         /// [`CloseReason::Silent`].
         silent,
+        /// [`CloseReason::InboundFull`].
+        inbound_full,
         /// [`CloseReason::WriteIdle`].
         write_idle,
         /// [`CloseReason::Io`].
@@ -202,6 +208,8 @@ counters! {
         full,
         /// [`AddError::TooManyOfIp`].
         too_many_of_ip,
+        /// [`AddError::TooFast`].
+        too_fast,
         /// [`AddError::Denied`].
         denied,
         /// [`AddError::NoProxyHeader`].
@@ -235,6 +243,7 @@ impl EndingCounters {
             CloseReason::OutOfStep(_) => &self.out_of_step,
             CloseReason::SlowConsumer(_) => &self.slow_consumer,
             CloseReason::Silent(_) => &self.silent,
+            CloseReason::InboundFull => &self.inbound_full,
             CloseReason::WriteIdle => &self.write_idle,
             CloseReason::Io(_) => &self.io,
             CloseReason::WorkerGone => &self.worker_gone,
@@ -261,6 +270,7 @@ impl RefusalCounters {
         match why {
             AddError::Full { .. } => &self.full,
             AddError::TooManyOfIp { .. } => &self.too_many_of_ip,
+            AddError::TooFast { .. } => &self.too_fast,
             AddError::Denied(_) => &self.denied,
             AddError::NoProxyHeader(_) => &self.no_proxy_header,
             AddError::Draining => &self.draining,
@@ -321,6 +331,8 @@ impl Counters {
             Event::QueueDropped { frames, .. } => (&self.queue_dropped, *frames as u64),
             Event::AnswerTooLate { .. } => (&self.answers_too_late, 1),
             Event::ClientClosed { queued, .. } => (&self.queue_left, queued.frames as u64),
+            Event::HandshakesFull { .. } => (&self.handshake_waits, 1),
+            Event::ReadingPaused { .. } => (&self.reading_pauses, 1),
             Event::AcceptFailed { .. } | Event::DialGone { .. } => (&self.accept_errors, 1),
             #[cfg(feature = "tls")]
             Event::TlsReloaded { .. } => (&self.tls_reloads, 1),

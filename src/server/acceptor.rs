@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Refused};
 use super::worker::{Placement, Serve, Workers};
-use crate::conn::{Conn, ConnId, Limits};
+use crate::conn::{Conn, ConnId, Limits, Slot};
 use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
 use crate::endpoint::ListenAddr;
 use crate::event::Event;
@@ -115,11 +115,13 @@ pub(crate) struct Acceptor<L> {
     reception: Rc<Reception>,
     /// When a dial that waited for a place, and all others behind it, went on.
     waited: Option<Instant>,
+    /// When the log was last told that accepting waits for handshakes.
+    told_waiting: Option<Instant>,
 }
 
 impl<L: Listen> Acceptor<L> {
     pub(crate) fn new(listener: L, at: ListenAddr, stack: Stack, reception: Rc<Reception>) -> Self {
-        Self { listener, at: Arc::new(at), stack, reception, waited: None }
+        Self { listener, at: Arc::new(at), stack, reception, waited: None, told_waiting: None }
     }
 
     /// Accepts until the listener is dead: answers what killed it. Or until it is told to halt, in the
@@ -137,6 +139,8 @@ impl<L: Listen> Acceptor<L> {
         loop {
             self.listener.settled();
             let mut dials = Vec::new();
+            // A dial that there is no place for among the handshakes.
+            let mut waits = None;
             let mut accepted = tokio::select! {
                 biased;
                 _ = halt.changed() => return None,
@@ -151,7 +155,13 @@ impl<L: Listen> Acceptor<L> {
                         if std::mem::take(&mut told) {
                             events.emit(Event::AcceptRecovered);
                         }
-                        dials.extend(self.ask(dial));
+                        match self.slot_now() {
+                            Some(slot) => dials.extend(self.ask(dial, slot)),
+                            None => {
+                                waits = Some(dial);
+                                break None;
+                            }
+                        }
                     }
                     Err(error) => break Some(error),
                 }
@@ -165,6 +175,17 @@ impl<L: Listen> Acceptor<L> {
             };
             for dial in dials {
                 if let Err(error) = self.admit(dial, &halt).await {
+                    return Some(error);
+                }
+            }
+            if let Some(dial) = waits {
+                let Some(slot) = self.wait_to_shake_hands(dial.peer, halt.clone()).await else {
+                    events.emit(Event::Refused { peer: dial.peer, why: &AddError::Draining });
+                    return None;
+                };
+                if let Some(dial) = self.ask(dial, Some(slot))
+                    && let Err(error) = self.admit(dial, &halt).await
+                {
                     return Some(error);
                 }
             }
@@ -191,8 +212,40 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
+    /// A place among the handshakes, if none is needed or there is one now.
+    #[expect(clippy::option_option, reason = "`None` is to wait, `Some(None)` to need none")]
+    fn slot_now(&self) -> Option<Option<Slot>> {
+        if self.stack.is_bare() {
+            return Some(None);
+        }
+        self.reception.limits.handshakes.try_slot().map(Some)
+    }
+
+    /// Waits for a place among the handshakes for a dial, and all others behind it in the system's queue.
+    /// `None` if the accepting is halted.
+    async fn wait_to_shake_hands(
+        &mut self,
+        peer: SocketAddr,
+        mut halt: watch::Receiver<()>,
+    ) -> Option<Slot> {
+        let limits = Arc::clone(&self.reception.limits);
+        let first = self.told_waiting.is_none_or(|last| last.elapsed() >= QUIET);
+        if first {
+            self.told_waiting = Some(Instant::now());
+        }
+        limits.events.emit(Event::HandshakesFull { peer, first });
+        let slot = tokio::select! {
+            biased;
+            _ = halt.changed() => return None,
+            slot = limits.handshakes.slot() => slot,
+            never = self.listener.attend(true) => match never {},
+        };
+        self.waited = Some(Instant::now());
+        Some(slot)
+    }
+
     /// Asks for the admission of a socket. `None` if it is gone already.
-    fn ask(&mut self, accepted: Accepted) -> Option<Dial> {
+    fn ask(&mut self, accepted: Accepted, slot: Option<Slot>) -> Option<Dial> {
         let Accepted { stream, peer, local, began } = accepted;
         let Reception { manager, limits, next_id, .. } = &*self.reception;
         let at = match local {
@@ -213,12 +266,12 @@ impl<L: Listen> Acceptor<L> {
         let conn = Conn::new(id, peer, at, Arc::clone(limits));
         let registration = Registration::new(&conn, Arc::clone(manager));
         let answer = manager.send(Add(conn.clone()));
-        Some(Dial { stream, began, conn, registration, answer })
+        Some(Dial { stream, began, slot, conn, registration, answer })
     }
 
     /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
     async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
-        let Dial { stream, mut began, conn, mut registration, answer } = dial;
+        let Dial { stream, mut began, slot, conn, mut registration, answer } = dial;
         let reception = Rc::clone(&self.reception);
         let events = &reception.limits.events;
         let mut added = answer.await;
@@ -241,14 +294,15 @@ impl<L: Listen> Acceptor<L> {
                     conn.shared().set_worker(worker.index);
                     registration.seat(worker.load());
                     let stack = self.stack.clone();
-                    worker.addr.do_send(Serve { conn, stream, stack, began, registration });
+                    worker.addr.do_send(Serve { conn, stream, stack, began, slot, registration });
                 }
                 Err(error) => events.emit(Event::DialGone { error: &error }),
             },
             Err(why) => {
                 events.emit(Event::Refused { peer: conn.peer_addr(), why: &why });
                 let Reception { refusal, placement, limits, .. } = &*reception;
-                if let Some(turn_away) = refusal.of(stream, began, &self.stack, &why, limits)
+                let dial = Refused { stream, began, slot, peer: conn.peer_addr().ip() };
+                if let Some(turn_away) = refusal.of(dial, &self.stack, &why, limits)
                     && let Some(worker) = placement.least_loaded()
                 {
                     worker.addr.do_send(turn_away);
@@ -282,6 +336,8 @@ fn is_full(added: &Result<Result<usize, AddError>, MailboxError>) -> bool {
 struct Dial {
     stream: TcpStream,
     began: Instant,
+    /// Among the handshakes; `None` if there is none to be made.
+    slot: Option<Slot>,
     conn: Conn,
     registration: Registration,
     answer: Request<ConnManager, Add>,

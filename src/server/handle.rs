@@ -9,7 +9,7 @@ use actix::{Actor, Addr, ArbiterHandle, Context, Handler, Message};
 use tokio::sync::watch;
 
 use super::gate::Gate;
-use crate::conn::{Budget, ConnId, Limits, Overflow, SendError};
+use crate::conn::{Budget, ConnId, IntakeBudget, Limits, Overflow, SendError};
 use crate::conn_manager::{
     Broadcast, BroadcastReport, ClearConn, ConnManager, ConnNotFound, Connections, Remove,
     SetMaxConn,
@@ -37,6 +37,7 @@ struct Inner {
     connections: Connections,
     events: Arc<Events>,
     budget: Arc<Budget>,
+    intake: Option<Arc<IntakeBudget>>,
     gate: Gate,
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "certificates are reloaded"))]
     layers: Arc<Layers>,
@@ -71,6 +72,7 @@ impl ServerHandle {
             connections,
             events,
             budget,
+            intake: limits.intake.clone(),
             gate,
             layers,
             phase,
@@ -115,6 +117,12 @@ impl ServerHandle {
     /// `max_unsent_bytes` bounds.
     pub fn unsent_bytes(&self) -> usize {
         self.0.budget.used()
+    }
+
+    /// Bytes received and not handed out at present, of all connections together: what `max_inbound_bytes`
+    /// bounds. 0 if nothing does.
+    pub fn inbound_bytes(&self) -> usize {
+        self.0.intake.as_ref().map_or(0, |intake| intake.held())
     }
 
     /// Sends a frame to all connections: see [`Broadcast`].

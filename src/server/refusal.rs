@@ -1,15 +1,17 @@
 //! The last word to a peer that is not admitted.
 
 use std::fmt;
-use std::net::TcpStream as StdTcpStream;
+use std::net::{IpAddr, TcpStream as StdTcpStream};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::Message;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::conn::{Encoded, Limits};
+use crate::conn::{Encoded, Intake, Limits, Slot};
 use crate::conn_manager::AddError;
+use crate::connection::{Local, in_turn};
 use crate::frame::Frame;
 use crate::transport::{Stack, part};
 use crate::unwind::contained;
@@ -19,6 +21,16 @@ type Make = Box<dyn Fn(&AddError) -> Option<Frame> + Send + Sync>;
 /// Makes the frame that tells peers why they are not admitted.
 pub(crate) struct Refusal(Option<Make>);
 
+/// A socket of a peer that is not admitted.
+pub(super) struct Refused {
+    pub(super) stream: TcpStream,
+    /// When it was accepted.
+    pub(super) began: Instant,
+    /// Among the handshakes; `None` if there is none to be made.
+    pub(super) slot: Option<Slot>,
+    pub(super) peer: IpAddr,
+}
+
 /// Tells a peer on this worker, where handshakes are made.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -27,6 +39,9 @@ pub(crate) struct TurnAway {
     /// When it was accepted.
     began: Instant,
     stack: Stack,
+    /// Among the handshakes; `None` if there is none to be made.
+    slot: Option<Slot>,
+    peer: IpAddr,
     why: AddError,
     frame: Option<Encoded>,
     limits: Arc<Limits>,
@@ -41,12 +56,16 @@ impl Refusal {
     /// time. Then the socket is closed.
     pub(crate) fn of(
         &self,
-        stream: TcpStream,
-        began: Instant,
+        dial: Refused,
         stack: &Stack,
         why: &AddError,
         limits: &Arc<Limits>,
     ) -> Option<TurnAway> {
+        let Refused { stream, began, slot, peer } = dial;
+        // Who dials too often is to cost less than a handshake.
+        if matches!(why, AddError::Denied(_) | AddError::TooFast { .. }) && stack.is_costly() {
+            return None;
+        }
         let frame = self.0.as_ref().and_then(|make| {
             // The frame is dropped here, too.
             let encoded = contained(|| {
@@ -55,8 +74,7 @@ impl Refusal {
             });
             encoded.flatten()
         });
-        let unwanted = matches!(why, AddError::Denied(_)) && stack.is_costly();
-        if unwanted || frame.is_none() && !stack.refuses() {
+        if frame.is_none() && !stack.refuses() {
             return None;
         }
         if limits.lingering.available_permits() == 0 {
@@ -70,23 +88,30 @@ impl Refusal {
         }
         let (stack, limits) = (stack.clone(), Arc::clone(limits));
         let stream = stream.into_std().ok()?;
-        Some(TurnAway { stream, began, stack, why: *why, frame, limits })
+        Some(TurnAway { stream, began, stack, slot, peer, why: *why, frame, limits })
     }
 }
 
 impl TurnAway {
     /// Tells the peer, and closes the socket when it has heard it, or does not want to.
-    pub(super) fn tell(self) {
-        let Self { stream, began, stack, why, frame, limits } = self;
+    pub(super) fn tell(self, local: Rc<Local>) {
+        let Self { stream, began, stack, slot, peer, why, frame, limits } = self;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
             let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
             let told = {
                 let Ok(_permit) = limits.lingering.try_acquire() else { return };
-                let deadline = began + limits.handshake_deadline;
-                timeout_at(deadline, stack.refuse(stream, &why, frame)).await
+                let intake = Intake::new(limits.intake.as_ref());
+                let refuse = stack.refuse(stream, intake.clone(), &why, frame);
+                match slot {
+                    Some(slot) => {
+                        let turnstile = &local.turnstile;
+                        in_turn(turnstile, &limits, began, peer, slot, intake, refuse).await.ok()
+                    }
+                    None => timeout_at(began + limits.handshake_deadline, refuse).await.ok(),
+                }
             };
-            if let Ok(Some(transport)) = told {
+            if let Some(Some(transport)) = told {
                 part(transport, Arc::clone(&limits.lingering)).await;
             }
         });

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::ServerError;
 use super::refusal::TurnAway;
 use super::watchdog::{Vitals, Watched};
-use crate::conn::{CloseReason, Conn, Encoded, Limits, Overflow, Pushed};
+use crate::conn::{CloseReason, Conn, Encoded, Intake, Limits, Overflow, Pushed, Slot};
 use crate::conn_manager::{BroadcastReport, Fanout, Registration};
 use crate::connection::{Connection, Hooks, Lives, Local, shake_hands, watch};
 use crate::event::{Event, Events};
@@ -41,6 +41,8 @@ pub(crate) struct Serve {
     pub(crate) stack: Stack,
     /// When the socket was accepted.
     pub(crate) began: Instant,
+    /// Among the handshakes; `None` if there is none to be made.
+    pub(crate) slot: Option<Slot>,
     pub(crate) registration: Registration,
 }
 
@@ -85,14 +87,19 @@ impl Handler<Serve> for Worker {
     type Result = ();
 
     fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
-        let Serve { conn, stream, stack, began, registration } = msg;
+        let Serve { conn, stream, stack, began, slot, registration } = msg;
         let local = Rc::clone(&self.local);
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
-            Ok(stream) if stack.is_bare() => {
-                let transport = Some(Box::new(Plain::new(stream)) as Boxed);
-                Connection::start_on(local, conn, transport, registration);
-            }
-            Ok(stream) => shake_hands(local, conn, stream, stack, began, registration),
+            Ok(stream) => match slot {
+                Some(slot) => shake_hands(local, conn, stream, stack, began, slot, registration),
+                None => {
+                    let transport = {
+                        let intake = Intake::new(conn.shared().limits.intake.as_ref());
+                        Some(Box::new(Plain::bounded(stream, intake)) as Boxed)
+                    };
+                    Connection::start_on(local, conn, transport, registration);
+                }
+            },
             // The dialler is gone already, as a rule. The drop of the registration tells the manager.
             Err(error) => conn.close(CloseReason::Io(error.kind())),
         }
@@ -103,7 +110,7 @@ impl Handler<TurnAway> for Worker {
     type Result = ();
 
     fn handle(&mut self, turn_away: TurnAway, _: &mut Context<Self>) {
-        turn_away.tell();
+        turn_away.tell(Rc::clone(&self.local));
     }
 }
 

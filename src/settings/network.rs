@@ -38,8 +38,16 @@ impl Network {
         Self(ip.to_canonical().into())
     }
 
+    /// What counts as one peer's address: a whole network of IPv6, of which a single peer has plenty.
+    pub(crate) fn of_peer(ip: IpAddr, ipv6_prefix: u8) -> Self {
+        match ip.to_canonical() {
+            ip @ IpAddr::V4(_) => Self::host(ip),
+            ip @ IpAddr::V6(_) => Self::around(ip, ipv6_prefix),
+        }
+    }
+
     /// The network of this many bits around an address; the address alone, if it has fewer.
-    pub(crate) fn around(ip: IpAddr, prefix: u8) -> Self {
+    fn around(ip: IpAddr, prefix: u8) -> Self {
         IpNet::new(ip, prefix).map_or_else(|_| Self::host(ip), |net| Self(net.trunc()))
     }
 }

@@ -30,7 +30,7 @@ impl Settings {
         let has_ws = first(Scheme::has_ws).is_some();
         let query = self.listen.iter().find(|endpoint| endpoint.path.contains('?'));
         let tls_files = [&self.tls_cert, &self.tls_key, &self.tls_client_ca];
-        let checks: [(&'static str, bool, String); 30] = [
+        let checks: [(&'static str, bool, String); 34] = [
             ("max_conn", self.max_conn >= 1, "must be at least 1".into()),
             (
                 "max_packet_size",
@@ -86,6 +86,19 @@ impl Settings {
                     "must allow a packet of max_packet_size and its header in rate_burst_ms: {largest} bytes"
                 ),
             ),
+            (
+                "max_inbound_bytes",
+                self.max_inbound_bytes == 0 || self.max_inbound_bytes >= largest,
+                format!("must be 0, or at least max_packet_size and a header: {largest}"),
+            ),
+            (
+                "max_inbound_bytes",
+                self.max_inbound_bytes == 0 || self.frame_deadline_ms > 0,
+                "must be 0 if frame_deadline_ms is: frames that are never completed would hold it for ever"
+                    .into(),
+            ),
+            ("max_handshakes", self.max_handshakes >= 1, "must be at least 1".into()),
+            ("rate_connects_burst", self.rate_connects_burst >= 1, "must be at least 1".into()),
             ("ipv6_prefix", (1..=128).contains(&self.ipv6_prefix), "must be from 1 to 128".into()),
             (
                 "reserved_conn",

@@ -7,6 +7,7 @@ mod records;
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
@@ -20,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Boxed, Failed, Layer, Local, Passed, Refused, Signs, Transport};
 use crate::codec::FrameError;
-use crate::conn::{CloseReason, Conn, HandshakeError};
+use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
 use crate::settings::Settings;
 pub use files::TlsError;
@@ -233,6 +234,15 @@ impl Transport for Encrypted {
 
     fn socket(&self) -> Option<&TcpStream> {
         self.stream.get_ref().0.below.socket()
+    }
+
+    fn held(&self) -> usize {
+        let records = self.stream.get_ref().0;
+        records.held() + records.below.held()
+    }
+
+    fn intake(&self) -> Option<Rc<Intake>> {
+        self.stream.get_ref().0.below.intake()
     }
 
     fn signs(&mut self) -> Signs {

@@ -21,16 +21,26 @@ pub(super) struct Records {
     have: usize,
     /// How much of the record's payload is still to come.
     payload: usize,
+    /// How long the payload of the record is in all.
+    len: usize,
 }
 
 impl Records {
     pub(super) fn new(below: Boxed) -> Self {
-        Self { below, come: false, header: [0; HEADER], have: 0, payload: 0 }
+        Self { below, come: false, header: [0; HEADER], have: 0, payload: 0, len: 0 }
     }
 
     /// Whether a record has begun and is not complete.
     pub(super) fn part(&self) -> bool {
         self.have > 0 || self.payload > 0
+    }
+
+    /// How much has come of a record that is not complete.
+    pub(super) fn held(&self) -> usize {
+        match self.payload {
+            0 => self.have,
+            to_come => HEADER + self.len - to_come,
+        }
     }
 
     fn follow(&mut self, mut come: &[u8]) {
@@ -46,7 +56,8 @@ impl Records {
             come = rest;
             if self.have == HEADER {
                 self.have = 0;
-                self.payload = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+                self.len = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+                self.payload = self.len;
             }
         }
     }

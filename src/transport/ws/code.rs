@@ -31,6 +31,7 @@ fn code_of(why: &CloseReason) -> CloseCode {
         | R::Cleared
         | R::OutOfStep(_) => CloseCode::Normal,
         R::Shutdown => CloseCode::Away,
+        R::InboundFull => CloseCode::Again,
         R::Protocol(FrameError::Text) => CloseCode::Unsupported,
         R::Protocol(FrameError::TooLarge { .. } | FrameError::MessageTooLong { .. }) => {
             CloseCode::Size

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,7 +19,7 @@ use super::code::{close_frame, reason_of, reason_of_error};
 use super::wire::Wire;
 use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
-use crate::conn::CloseReason;
+use crate::conn::{CloseReason, Intake};
 use crate::transport::{Passed, Signs, Transport};
 
 /// So many messages are taken before others get their turn, most of which may be pings.
@@ -219,6 +220,15 @@ impl Transport for Messages {
 
     fn is_deaf(&self) -> bool {
         self.deaf
+    }
+
+    fn held(&self) -> usize {
+        let wire = self.stream.get_ref();
+        wire.marks.part() + wire.below.held()
+    }
+
+    fn intake(&self) -> Option<Rc<Intake>> {
+        self.stream.get_ref().below.intake()
     }
 
     fn signs(&mut self) -> Signs {

@@ -221,7 +221,9 @@ impl Rejected {
     pub(super) fn not_admitted(why: &AddError) -> Self {
         let status = match why {
             AddError::Denied(_) => StatusCode::FORBIDDEN,
-            AddError::TooManyOfIp { .. } => StatusCode::TOO_MANY_REQUESTS,
+            AddError::TooManyOfIp { .. } | AddError::TooFast { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, why.to_string())
