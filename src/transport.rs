@@ -273,16 +273,15 @@ impl Stack {
     }
 }
 
-/// How often it is looked whether a peer is gone that nobody reads from.
-#[cfg(feature = "ws")]
+/// The pause between two looks at a socket that nobody reads.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Waits until the peer has reset the connection, in the place of a read that is not due. Cancel safe.
-#[cfg(feature = "ws")]
-pub(crate) async fn gone(transport: &Boxed) {
+/// Waits until a peer has reset its connection, for those who do not read from it meanwhile; `look`
+/// returns its [`PeerSide`]. Cancel safe.
+pub(crate) async fn gone(look: impl Fn() -> PeerSide) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if transport.socket().map(PeerSide::of) == Some(PeerSide::Gone) {
+        if look() == PeerSide::Gone {
             return;
         }
     }

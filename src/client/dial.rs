@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use super::ConnectError;
 #[cfg(feature = "tls")]
@@ -16,6 +16,7 @@ use super::tls::TlsSetup;
 use super::ws::WebSocket;
 #[cfg(feature = "ws")]
 use crate::codec::FrameCodec;
+use crate::deadline::complete_by;
 use crate::endpoint::{Endpoint, Scheme, resolve};
 use crate::transport::{Boxed, Plain, TcpOptions, below_layers};
 
@@ -45,7 +46,8 @@ pub(super) struct Dialled {
 impl Dialer {
     /// Connects, within the deadline. Cancel safe: what is half done is closed.
     pub(super) async fn dial(&self) -> Result<Dialled, ConnectError> {
-        timeout(self.deadline, self.connect()).await.unwrap_or(Err(ConnectError::Late))
+        let deadline = Instant::now() + self.deadline;
+        complete_by(deadline, self.connect()).await.unwrap_or(Err(ConnectError::Late))
     }
 
     async fn connect(&self) -> Result<Dialled, ConnectError> {
@@ -93,7 +95,9 @@ impl Dialer {
         for (index, &addr) in addrs.iter().enumerate() {
             let dial = TcpStream::connect(addr);
             let dialled = if index + 1 < addrs.len() {
-                timeout(share, dial).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                complete_by(Instant::now() + share, dial)
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             } else {
                 dial.await
             };

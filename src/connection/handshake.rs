@@ -2,6 +2,7 @@
 
 mod turnstile;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::{Connection, Local};
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake, Limits, Slot};
 use crate::conn_manager::Registration;
-use crate::transport::{Stack, part};
+use crate::deadline::complete_by;
+use crate::transport::{PeerSide, Stack, gone, part};
 pub(crate) use turnstile::Turnstile;
 use turnstile::Waits;
 
@@ -37,12 +39,21 @@ pub(crate) fn shake_hands(
     actix_rt::spawn(async move {
         let (limits, peer) = (Arc::clone(&conn.shared().limits), conn.peer_addr().ip());
         let intake = Intake::new(limits.intake.as_ref());
-        let accept = stack.accept(socket, intake.clone(), &conn);
-        let shaken = in_turn(&local.turnstile, &limits, began, peer, slot, intake, accept);
+        // Until the handshake begins, nobody reads.
+        let waiting = RefCell::new(Some(socket));
+        let accept = async {
+            let Some(socket) = waiting.take() else {
+                return Err(HandshakeError::PeerClosed.into());
+            };
+            stack.accept(socket, intake.clone(), &conn).await
+        };
+        let peer_side = || waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of);
+        let shaken = in_turn(&local.turnstile, &limits, began, peer, slot, intake.clone(), accept);
         let shaken = tokio::select! {
             biased;
             () = poll_fn(|cx| conn.shared().poll_ending(cx)) => None,
             shaken = shaken => Some(shaken),
+            () = gone(peer_side) => Some(Ok(Err(HandshakeError::PeerClosed.into()))),
         };
         let (transport, failed) = match shaken {
             Some(Ok(Ok(transport))) => (Some(transport), None),
@@ -89,7 +100,7 @@ pub(crate) async fn in_turn<T>(
     let deadline = limits.handshake_deadline;
     tokio::select! {
         biased;
-        done = timeout_at(began + deadline, done) => done.map_err(|_| Late),
+        done = complete_by(began + deadline, done) => done.map_err(|_| Late),
         () = overlong(limits, &waits, deadline / SHARE) => Err(Late),
     }
 }

@@ -25,7 +25,7 @@ use crate::conn_manager::{Add, AddError, ConnManager, Registration, Vacancy};
 use crate::endpoint::ListenAddr;
 use crate::event::Event;
 use crate::settings::WhenFull;
-use crate::transport::Stack;
+use crate::transport::{PeerSide, Stack, gone};
 
 /// The pause after a failed accept that is nobody's fault, doubled by each in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -278,7 +278,7 @@ impl<L: Listen> Acceptor<L> {
         if reception.when_full == WhenFull::Wait && is_full(&added) {
             events.emit(Event::Parked { peer: conn.peer_addr() });
             while is_full(&added) {
-                added = self.wait_for_place(&conn, halt.clone()).await;
+                added = self.wait_for_place(&stream, &conn, halt.clone()).await;
             }
             self.waited = Some(Instant::now());
         }
@@ -312,9 +312,10 @@ impl<L: Listen> Acceptor<L> {
         Ok(())
     }
 
-    /// Asks once more when there is a place.
+    /// Asks once more when there is a place, or returns why the dial gets none.
     async fn wait_for_place(
         &mut self,
+        stream: &TcpStream,
         conn: &Conn,
         mut halt: watch::Receiver<()>,
     ) -> Result<Result<usize, AddError>, MailboxError> {
@@ -322,6 +323,8 @@ impl<L: Listen> Acceptor<L> {
         tokio::select! {
             vacant = manager.send(Vacancy) => vacant?,
             _ = halt.changed() => return Ok(Err(AddError::Draining)),
+            // Those behind it need not wait for a peer that is gone.
+            () = gone(|| PeerSide::of(stream)) => return Ok(Err(AddError::Closed(conn.id()))),
             never = self.listener.attend(true) => match never {},
         }
         manager.send(Add(conn.clone())).await

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::timeout_at;
 
 use super::acceptor::Accepted;
 use crate::conn_manager::AddError;
+use crate::deadline::complete_by;
 use crate::settings::{Network, Settings};
 
 #[cfg(feature = "proxy")]
@@ -53,7 +53,7 @@ impl Prefaces {
                 let why = AddError::NoProxyHeader("too many are waited for");
                 return Err(Unannounced(dial, Some(why)));
             }
-            match timeout_at(dial.began + deadline, read(&mut dial)).await {
+            match complete_by(dial.began + deadline, read(&mut dial)).await {
                 Ok(Ok(())) => Ok(dial),
                 Ok(Err(why)) => Err(Unannounced(dial, why)),
                 Err(_) => Err(Unannounced(dial, Some(AddError::NoProxyHeader("it is late")))),

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use actix::Message;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::conn::{Encoded, Intake, Limits, Slot};
 use crate::conn_manager::AddError;
 use crate::connection::{Local, in_turn};
+use crate::deadline::complete_by;
 use crate::frame::Frame;
 use crate::transport::{Stack, part};
 use crate::unwind::contained;
@@ -108,7 +109,7 @@ impl TurnAway {
                         let turnstile = &local.turnstile;
                         in_turn(turnstile, &limits, began, peer, slot, intake, refuse).await.ok()
                     }
-                    None => timeout_at(began + limits.handshake_deadline, refuse).await.ok(),
+                    None => complete_by(began + limits.handshake_deadline, refuse).await.ok(),
                 }
             };
             if let Some(Some(transport)) = told {

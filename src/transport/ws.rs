@@ -10,7 +10,7 @@ mod wire;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::{Boxed, Failed, Layer, Local, Refused, gone};
+use super::{Boxed, Failed, Layer, Local, PeerSide, Refused, gone};
 use crate::codec::FrameCodec;
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
@@ -53,7 +53,7 @@ impl Layer for ServerWs {
                 Ok(head) => tokio::select! {
                     biased;
                     answer = self.rules.answer(&self.path, head, conn) => answer,
-                    () = gone(&below) => return Err(HandshakeError::PeerClosed.into()),
+                    () = gone(|| below.socket().map_or(PeerSide::Open, PeerSide::of)) => return Err(HandshakeError::PeerClosed.into()),
                 },
                 Err(rejected) => Err(rejected),
             };
