@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
 use std::io::{Read, Write};
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::sync::mpsc;
@@ -141,18 +142,21 @@ async fn a_blocked_worker_is_reported_while_the_thread_of_main_is_blocked() {
         })
         .on_event(move |event| {
             if let Event::WorkerBlocked { message, .. } = event {
-                tell.send(*message).unwrap();
+                // Nobody listens when the right one was told of.
+                let _ = tell.send(*message);
             }
         });
     let (server, message) = while_main_is_blocked(server, move |handle| {
         let mut peer = Plain::connect(handle.local_addr());
         peer.send(BLOCK);
-        let message = told.recv_timeout(PATIENCE);
+        // On a busy machine another worker may be slow, which looks the same.
+        let message = iter::repeat_with(|| told.recv_timeout(PATIENCE))
+            .find(|message| message.is_err() || *message == Ok(BLOCK));
         drop(free);
         message
     })
     .await;
-    assert_eq!(message, Ok(BLOCK));
+    assert_eq!(message, Some(Ok(BLOCK)));
     server.stop().await.unwrap();
 }
 

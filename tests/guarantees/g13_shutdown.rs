@@ -336,6 +336,8 @@ async fn g13_dropping_a_serving_server_closes_everything_and_tells_who_waits_for
     let conn = hooked.started().await;
     echo(&mut client).await;
     serving.abort();
+    // It is dropped when that is done; a stop before it would find a server that serves, and drain it.
+    within(serving).await.unwrap_err();
     within(handle.stop()).await;
     assert_eq!(client.recv().await, None);
     assert_eq!(hooked.stopped().await, (conn.id(), CloseReason::WorkerGone));
