@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use actix::Message;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::conn::{Encoded, Intake, Limits, Slot};
@@ -42,6 +43,8 @@ pub(crate) struct TurnAway {
     stack: Stack,
     /// Among the handshakes; `None` if there is none to be made.
     slot: Option<Slot>,
+    /// Among those that are waited for to hear why they are turned away.
+    permit: OwnedSemaphorePermit,
     peer: IpAddr,
     why: AddError,
     frame: Option<Encoded>,
@@ -78,7 +81,9 @@ impl Refusal {
         if frame.is_none() && !stack.refuses() {
             return None;
         }
-        if limits.lingering.available_permits() == 0 {
+        // Taken here and not by the worker, so that it bounds what waits in the worker's mailbox, too: that is
+        // worked through without a turn for anybody else.
+        let Ok(permit) = Arc::clone(&limits.lingering).try_acquire_owned() else {
             if let Some(frame) = frame
                 && stack.is_bare()
             {
@@ -86,22 +91,23 @@ impl Refusal {
                 let _ = stream.try_write(frame.bytes());
             }
             return None;
-        }
+        };
         let (stack, limits) = (stack.clone(), Arc::clone(limits));
         let stream = stream.into_std().ok()?;
-        Some(TurnAway { stream, began, stack, slot, peer, why: *why, frame, limits })
+        let why = *why;
+        Some(TurnAway { stream, began, stack, slot, permit, peer, why, frame, limits })
     }
 }
 
 impl TurnAway {
     /// Tells the peer, and closes the socket when it has heard it, or does not want to.
     pub(super) fn tell(self, local: Rc<Local>) {
-        let Self { stream, began, stack, slot, peer, why, frame, limits } = self;
+        let Self { stream, began, stack, slot, permit, peer, why, frame, limits } = self;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
             let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
             let told = {
-                let Ok(_permit) = limits.lingering.try_acquire() else { return };
+                let _permit = permit;
                 let intake = Intake::new(limits.intake.as_ref());
                 let refuse = stack.refuse(stream, intake.clone(), &why, frame);
                 match slot {
