@@ -3,6 +3,7 @@
 mod function;
 mod handler;
 mod life;
+mod mailbox;
 mod queue;
 mod reply;
 mod restart;
