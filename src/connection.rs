@@ -270,9 +270,6 @@ impl Connection {
         if !self.shut {
             ready!(self.link.poll_end(&self.why(), cx));
             self.shut = true;
-            if self.link.taken.get() {
-                self.acknowledgement = self.link.acknowledgement(&self.local.acknowledged);
-            }
         }
         let mut heard = 0;
         let ended = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx).is_ready();
@@ -283,6 +280,10 @@ impl Connection {
         if ended {
             self.confirmed = true;
             return Poll::Ready(());
+        }
+        // Most peers have closed their side first, or do so at once.
+        if !self.lingers && self.link.taken.get() {
+            self.acknowledgement = self.link.acknowledgement(&self.local.acknowledged);
         }
         let acknowledged = self.acknowledgement.as_ref().map(|watch| watch.poll(cx).is_ready());
         let first = acknowledged == Some(true) && !std::mem::replace(&mut self.confirmed, true);
@@ -316,7 +317,9 @@ impl Connection {
         loop {
             match ready!(self.deadlines.poll(cx)) {
                 Due::End => {
-                    self.conn().cut_short(false);
+                    if !self.lingers || self.conn().shared().window.unfinished() > 0 {
+                        self.conn().cut_short(false);
+                    }
                     return Poll::Ready(());
                 }
                 Due::Write => {
@@ -431,8 +434,10 @@ impl Actor for Connection {
     /// time for waiting.
     fn stopped(&mut self, _: &mut Context<Self>) {
         let shared = self.conn().shared();
-        // Else nothing was under way that could come to nothing.
-        if !self.ended && (shared.is_ending() || shared.window.unfinished() > 0) {
+        // Else nothing was under way that could come to nothing. A connection that lingers has done all that
+        // it could, and says for itself whether that was confirmed.
+        let is_done = !shared.is_ending() || self.lingers;
+        if !self.ended && !(is_done && shared.window.unfinished() == 0) {
             self.conn().cut_short(true);
         }
         self.abandon();

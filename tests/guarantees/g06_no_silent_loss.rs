@@ -481,6 +481,6 @@ async fn assert_cut_exactly(server: &TestServer, client: &mut TestClient, frames
     // end of one keeps back the count of all of it.
     let twice = frames[frames.len() - (frames_cut as usize).max(lost)..whole].iter();
     let twice: usize = twice.map(|frame| frame.payload.len()).sum();
-    let kept = if SCHEME == Scheme::Tcp { 0 } else { 96 * 1024 };
+    let kept = if SCHEME == Scheme::Tcp { 0 } else { 192 * 1024 };
     assert!(frames_cut as usize >= lost && twice <= kept, "{frames_cut} of {lost} frames");
 }

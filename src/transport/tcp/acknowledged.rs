@@ -86,12 +86,16 @@ impl Acknowledged {
         let mut pause = FIRST_PAUSE;
         loop {
             thread::sleep(pause);
-            let began = Instant::now();
             let this = {
                 let mut state = self.lock();
+                if state.waiting.is_empty() {
+                    state.reads = false;
+                    return;
+                }
                 state.reading += 1;
                 state.reading
             };
+            let began = Instant::now();
             let held = held();
             let took = began.elapsed();
             let mut state = self.lock();
@@ -106,7 +110,7 @@ impl Acknowledged {
                     woken.extend(waiting.waker.take());
                 }
             }
-            if state.waiting.is_empty() || held.is_err() {
+            if held.is_err() {
                 state.reads = false;
                 return;
             }
