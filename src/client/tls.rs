@@ -13,7 +13,7 @@ use tokio_rustls::rustls;
 use super::ConnectError;
 use crate::conn::HandshakeError;
 use crate::secret::{shown, shown_path};
-use crate::transport::tls::credentials;
+use crate::transport::tls::credentials::{self, BadIdentity};
 use crate::transport::{Boxed, tls};
 
 /// Whom a client trusts, and who it says it is.
@@ -102,7 +102,11 @@ impl Tls {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
                 let identity = credentials::identity(&chain, &key);
-                let identity = identity.map_err(|why| format!("of the client: {why}"))?;
+                let identity = identity.map_err(|error| match error {
+                    BadIdentity::Chain(why) => format!("the client's certificate: {why}"),
+                    BadIdentity::Key(why) => format!("the client's key: {why}"),
+                    BadIdentity::Pair(why) => format!("the client's certificate and key: {why}"),
+                })?;
                 Ok(config.with_client_cert_resolver(identity))
             }
         }

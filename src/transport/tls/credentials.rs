@@ -1,6 +1,5 @@
 //! Certificates and private keys from PEM, for both sides; what is wrong with them, in words that quote nothing.
 
-use std::fmt;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -107,16 +106,6 @@ pub(crate) enum BadIdentity {
     Chain(Error),
     Key(Error),
     Pair(&'static str),
-}
-
-impl fmt::Display for BadIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Chain(why) => write!(f, "the certificate: {why}"),
-            Self::Key(why) => write!(f, "the private key: {why}"),
-            Self::Pair(why) => f.write_str(why),
-        }
-    }
 }
 
 /// What a server or a client shows: a chain of certificates and the key of the first of them.
