@@ -4,11 +4,15 @@
 use std::future::pending;
 use std::net::Ipv4Addr;
 use std::sync::mpsc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
-use zinxide::testing::{TestClient, settings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use zinxide::testing::{TestClient, settings, within};
 use zinxide::{Event, Frame, Inbound, Server, ServerError, Settings};
 
+use crate::support_flow::bytes_of;
 use crate::support_process::Process;
 
 async fn drains_and_ends_well(signal: &str) {
@@ -418,4 +422,67 @@ mod certificates {
         process.signal("TERM");
         assert_eq!(process.exited().await.code(), Some(0));
     }
+}
+
+/// Writes the bytes of `all` that the socket takes before it takes none for as long as several turns of
+/// the server last. Returns how many that are.
+async fn write_until_stuck(client: &TcpStream, all: &[u8]) -> usize {
+    let mut written = 0;
+    let moment = Duration::from_millis(100);
+    while timeout(moment, client.writable()).await.is_ok() {
+        written += client.try_write(&all[written..]).unwrap_or_default();
+        assert!(written < all.len(), "the server reads without a bound");
+    }
+    written
+}
+
+/// A process that goes on finds its deadlines passed before it hears what its sockets did meanwhile.
+#[cfg(target_os = "linux")]
+#[actix::test]
+async fn a_process_that_was_frozen_closes_no_peer_that_did_its_part_meanwhile() {
+    const DEADLINE: Duration = Duration::from_millis(1_500);
+    const REPLY: usize = 8 + "ping...ping...ping".len();
+    let ms = DEADLINE.as_millis().to_string();
+    let settings = [("ZINXIDE_WRITE_DEADLINE_MS", &*ms), ("ZINXIDE_FRAME_DEADLINE_MS", &*ms)];
+    let mut process = Process::server(&[&settings[..], &[("RUST_LOG", "zinxide=info")]].concat());
+    let addr = process.addr().await;
+    let greeting = Frame::new(2, "DoConnection BEGIN...");
+    let (mut behind, mut slow) = (TestClient::connect(addr).await, TestClient::connect(addr).await);
+    for client in [&mut behind, &mut slow] {
+        assert_eq!(client.recv().await, Some(greeting.clone()));
+    }
+    // One asks more than it reads, and one has begun a frame.
+    let ping = bytes_of([(0, b"x".to_vec())]);
+    let pings = ping.repeat(2_000_000);
+    slow.send_bytes(&ping[..4]).await;
+    let written = write_until_stuck(behind.stream(), &pings).await;
+
+    process.signal("STOP");
+    process.stopped().await;
+    // All that the systems hold is read, and the frame is completed.
+    let mut read = 0;
+    let mut chunk = vec![0; 64 * 1024];
+    slow.send_bytes(&ping[4..]).await;
+    while let Ok(Ok(n @ 1..)) =
+        timeout(Duration::from_millis(200), behind.stream().read(&mut chunk)).await
+    {
+        read += n;
+    }
+    // The freeze itself.
+    tokio::time::sleep(DEADLINE * 3 / 2).await;
+    process.signal("CONT");
+
+    assert_eq!(slow.recv().await, Some(Frame::new(0, "ping...ping...ping")));
+    // What was written in part is completed, so that each ping has its reply.
+    let whole = written.div_ceil(ping.len()) * ping.len();
+    within(behind.stream().write_all(&pings[written..whole])).await.unwrap();
+    let due = whole / ping.len() * REPLY;
+    while read < due {
+        let n = within(behind.stream().read(&mut chunk)).await.unwrap();
+        assert!(n > 0, "closed after {read} of {due} bytes");
+        read += n;
+    }
+    assert_eq!(read, due);
+    process.signal("TERM");
+    assert_eq!(process.exited().await.code(), Some(0));
 }

@@ -100,6 +100,19 @@ impl Process {
         assert!(sent.success(), "cannot send SIG{name}");
     }
 
+    /// Waits until SIGSTOP has stopped it.
+    #[cfg(target_os = "linux")]
+    pub(crate) async fn stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        within(async {
+            // The state follows the name, which is in parentheses: proc(5).
+            while !std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")) {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     /// How it ends. The log is read to its end.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         while let Some(line) = within(self.lines.recv()).await {
