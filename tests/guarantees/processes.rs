@@ -475,13 +475,18 @@ async fn a_process_that_was_frozen_closes_no_peer_that_did_its_part_meanwhile() 
     assert_eq!(slow.recv().await, Some(Frame::new(0, "ping...ping...ping")));
     // What was written in part is completed, so that each ping has its reply.
     let whole = written.div_ceil(ping.len()) * ping.len();
-    within(behind.stream().write_all(&pings[written..whole])).await.unwrap();
     let due = whole / ping.len() * REPLY;
-    while read < due {
-        let n = within(behind.stream().read(&mut chunk)).await.unwrap();
-        assert!(n > 0, "closed after {read} of {due} bytes");
-        read += n;
-    }
+    // At the same time: a server whose replies nobody reads does not read, either.
+    let (mut replies, mut rest) = behind.stream().split();
+    let reading = async {
+        while read < due {
+            let n = within(replies.read(&mut chunk)).await.unwrap();
+            assert!(n > 0, "closed after {read} of {due} bytes");
+            read += n;
+        }
+    };
+    let (written, ()) = tokio::join!(rest.write_all(&pings[written..whole]), reading);
+    written.unwrap();
     assert_eq!(read, due);
     process.signal("TERM");
     assert_eq!(process.exited().await.code(), Some(0));
