@@ -436,8 +436,8 @@ impl Actor for Connection {
         let shared = self.conn().shared();
         // Else nothing was under way that could come to nothing. A connection that lingers has done all that
         // it could, and says for itself whether that was confirmed.
-        let is_done = !shared.is_ending() || self.lingers;
-        if !self.ended && !(is_done && shared.window.unfinished() == 0) {
+        let is_under_way = shared.is_ending() && !self.lingers || shared.window.unfinished() > 0;
+        if !self.ended && is_under_way {
             self.conn().cut_short(true);
         }
         self.abandon();
