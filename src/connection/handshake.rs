@@ -69,8 +69,10 @@ pub(crate) fn shake_hands(
         Connection::start_on(local, conn, transport, registration);
         drop(living);
         // The place is another's by now.
-        if let Some(told) = told {
-            part(told, Arc::clone(&limits.lingering)).await;
+        if let Some(told) = told
+            && let Ok(_permit) = limits.lingering.try_acquire()
+        {
+            part(told).await;
         }
     });
 }
