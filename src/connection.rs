@@ -270,6 +270,7 @@ impl Connection {
         if !self.shut {
             ready!(self.link.poll_end(&self.why(), cx));
             self.shut = true;
+            self.link.read_away();
         }
         let mut heard = 0;
         let ended = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx).is_ready();
