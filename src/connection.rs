@@ -171,7 +171,9 @@ impl Connection {
                 link.conn.close(CloseReason::PeerClosed);
                 return Step::Again;
             }
-            (_, Progress::Delayed(wait)) => self.deadlines.set(Due::Rate, wait),
+            (_, Progress::Delayed(wait) | Progress::Paused(wait)) => {
+                self.deadlines.set(Due::Rate, wait);
+            }
             // Else the first place that is given back wakes the connection; if it is the outbox that
             // leaves none, the socket does.
             (_, Progress::Full) if shared.window.wait_below(shared.in_flight_limit(0)) => {
