@@ -424,7 +424,6 @@ mod tls {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use tokio::io::AsyncReadExt;
     use zinxide::HandshakeError;
 
     use super::*;
@@ -473,6 +472,27 @@ mod tls {
         assert_eq!(why, "127.0.0.1 connects more than 1 times a second");
         // At once, and not when the deadline for a hello has passed.
         assert_eq!(within(closed.recv()).await, Some(Vec::new()));
+        server.stop().await.unwrap();
+    }
+
+    #[actix::test]
+    async fn who_leaves_while_it_waits_for_its_handshake_gives_its_place_back() {
+        let bound =
+            Settings { max_handshakes_per_ip: 1, handshake_deadline_ms: 600_000, ..settings() };
+        let (server, mut events) = start(echo(encrypted(bound)), |event| match event {
+            Event::Admitted { .. } => Some(None),
+            Event::Removed { why, .. } => Some(Some((*why).clone())),
+            _ => None,
+        })
+        .await;
+        let _silent = TcpStream::connect(server.addr()).await.unwrap();
+        assert_eq!(within(events.recv()).await, Some(None));
+        let second = TcpStream::connect(server.addr()).await.unwrap();
+        assert_eq!(within(events.recv()).await, Some(None));
+        drop(second);
+        let why = CloseReason::Handshake(HandshakeError::PeerClosed);
+        assert_eq!(within(events.recv()).await, Some(Some(why)));
+        assert_eq!(server.handle().connections().len(), 1);
         server.stop().await.unwrap();
     }
 
