@@ -439,8 +439,8 @@ impl Actor for Connection {
         let shared = self.conn().shared();
         // Else nothing was under way that could come to nothing. A connection that lingers has done all that
         // it could, and says for itself whether that was confirmed.
-        let is_done = !shared.is_ending() || self.lingers;
-        if !self.ended && !(is_done && shared.window.unfinished() == 0) {
+        let had_to_end = shared.is_ending() && !self.lingers;
+        if !self.ended && (had_to_end || shared.window.unfinished() > 0) {
             self.conn().cut_short(true);
         }
         self.abandon();
