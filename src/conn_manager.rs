@@ -218,6 +218,8 @@ impl Handler<Vacancy> for ConnManager {
 
     fn handle(&mut self, _: Vacancy, _: &mut Context<Self>) -> Self::Result {
         let (told, vacant) = oneshot::channel();
+        // A peer that is gone waits no longer.
+        self.parked.retain(|told| !told.is_closed());
         self.parked.push(told);
         self.unpark();
         Box::pin(async move {
@@ -358,5 +360,24 @@ impl Handler<Broadcast> for ConnManager {
             }
             Ok(report)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix::test]
+    async fn who_waits_no_longer_for_a_place_leaves_nothing_behind() {
+        let mut manager = ConnManager::new(&Settings { max_conn: 1, ..Settings::default() });
+        let conn = crate::testing::conn(1, &Settings::default());
+        let mut ctx = Context::new();
+        assert_eq!(manager.handle(Add(conn), &mut ctx), Ok(1));
+        for _ in 0..100 {
+            drop(manager.handle(Vacancy, &mut ctx));
+        }
+        let still_waits = manager.handle(Vacancy, &mut ctx);
+        assert_eq!(manager.parked.len(), 1);
+        drop(still_waits);
     }
 }

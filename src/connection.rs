@@ -171,7 +171,9 @@ impl Connection {
                 link.conn.close(CloseReason::PeerClosed);
                 return Step::Again;
             }
-            (_, Progress::Delayed(wait)) => self.deadlines.set(Due::Rate, wait),
+            (_, Progress::Delayed(wait) | Progress::Paused(wait)) => {
+                self.deadlines.set(Due::Rate, wait);
+            }
             // Else the first place that is given back wakes the connection; if it is the outbox that
             // leaves none, the socket does.
             (_, Progress::Full) if shared.window.wait_below(shared.in_flight_limit(0)) => {
@@ -270,6 +272,7 @@ impl Connection {
         if !self.shut {
             ready!(self.link.poll_end(&self.why(), cx));
             self.shut = true;
+            self.link.read_away();
         }
         let mut heard = 0;
         let ended = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx).is_ready();

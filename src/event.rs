@@ -16,7 +16,7 @@
 //! | dial gone before it was accepted | debug | |
 //! | connection closed | info; warn for what is not ordinary, if frames were cut, and if not all is acknowledged | look at that client or handler |
 //! | connection closed whose peer said nothing, or asked in plain HTTP | debug, and counted | find out who looks whether the port is there, if there are many |
-//! | the drain deadline passed under a connection | warn | raise `drain_deadline_ms`, or find the handler that hangs |
+//! | the drain deadline, or `half_closed_ms`, passed under a connection | warn | raise the deadline, or find the handler that hangs |
 //! | a worker ended under a connection that had not ended | warn | find out who stopped its arbiter or the actix system |
 //! | high watermark, low watermark | debug | |
 //! | frames dropped by an overflow policy | warn once a connection, and counted | |
@@ -176,8 +176,8 @@ pub enum Event<'a> {
         unconfirmed: bool,
     },
     /// A connection's end is cut short, and the replies to the messages that handlers have come to
-    /// nothing: because the drain deadline passed, or because its worker ended under it. Reported once
-    /// a connection.
+    /// nothing: because the drain deadline passed, or `half_closed_ms` after the peer had closed its side,
+    /// or because its worker ended under it. Reported once a connection.
     CutShort { conn: &'a Conn, messages: u32, worker_ended: bool },
     /// The peer takes less than what is sent to it: this much is unsent.
     HighWatermark { conn: &'a Conn, unsent: Unsent },
@@ -471,6 +471,8 @@ impl fmt::Display for Event<'_> {
             Self::CutShort { conn, messages, worker_ended } => {
                 let why = if *worker_ended {
                     "its worker was stopped before it had ended"
+                } else if conn.shared().closing() == Some(CloseReason::PeerClosed) {
+                    "half_closed_ms or the drain deadline passed"
                 } else {
                     "the drain deadline passed"
                 };

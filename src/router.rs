@@ -71,9 +71,10 @@ impl Route {
     /// is the answer. (One that never returns, because it panics, say, must name a type that is one:
     /// `-> ()`.)
     ///
-    /// While it waits, its connection neither reads nor handles another message, so a peer that goes
-    /// away meanwhile is noticed afterwards; other connections go on. If the connection is stopped
-    /// meanwhile, the function is run to its end all the same, for as long as the drain deadline.
+    /// While it waits, its connection neither reads nor handles another message; other connections go
+    /// on. If the peer leaves or the connection is stopped meanwhile, the function is run to its end all
+    /// the same: for as long as the drain deadline, or `half_closed_ms` if the peer has only closed its
+    /// side.
     pub fn function<F, R>(f: F) -> Self
     where
         F: AsyncFn(Inbound) -> R + Send + Sync + 'static,

@@ -145,7 +145,8 @@ pub struct Settings {
     /// more).
     pub first_message_deadline_ms: u64,
     /// A peer that does not complete a frame this long after it began one is closed, in
-    /// milliseconds; 0 for no such deadline. Time does not count while the server does not read.
+    /// milliseconds; 0 for no such deadline. Time does not count while the server does not read, unless that
+    /// is for `max_inbound_bytes`.
     pub frame_deadline_ms: u64,
     /// A peer that sends nothing for this long is closed, in milliseconds; 0 for no such deadline.
     /// Time does not count while the server does not read, or has a message of the peer to answer.

@@ -66,7 +66,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
@@ -323,9 +322,8 @@ const READ_AWAY: u64 = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection after the last word to its peer: when the peer has closed its side, or after a
-/// second. At once, if so many are waited for that there is no `lingering` left.
-pub(crate) async fn part(mut transport: Boxed, lingering: Arc<Semaphore>) {
-    let Ok(_permit) = lingering.try_acquire() else { return };
+/// second.
+pub(crate) async fn part(mut transport: Boxed) {
     if let Some(intake) = transport.intake() {
         intake.discard();
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use zinxide::testing::{TestClient, TestServer, settings, within};
@@ -130,6 +130,53 @@ mod inbound {
     }
 
     #[actix::test]
+    async fn a_message_that_came_whole_is_handled_although_its_peer_closed_its_side_unread() {
+        let settings = Settings {
+            frame_deadline_ms: 60_000,
+            half_closed_ms: 60_000,
+            // Its eighth is a tick.
+            handler_deadline_ms: 400,
+            rate_messages: 10,
+            ..bounded()
+        };
+        let (server, mut events) = start(echo(settings), |event| match event {
+            Event::ReadingPaused { .. } => Some(None),
+            Event::Removed { why, .. } => Some(Some((*why).clone())),
+            _ => None,
+        })
+        .await;
+        let mut delayed = TcpStream::connect(server.addr()).await.unwrap();
+        delayed.write_all(&part(0, 0).repeat(200)).await.unwrap();
+        let mut holders = Vec::new();
+        for _ in 0..BUDGET / FRAME + 2 {
+            let mut holder = TcpStream::connect(server.addr()).await.unwrap();
+            holder.write_all(&part(64 * 1024, FRAME)).await.unwrap();
+            holders.push(holder);
+        }
+        assert_eq!(within(events.recv()).await, Some(None));
+        while events.try_recv().is_ok() {}
+        let mut honest = TcpStream::connect(server.addr()).await.unwrap();
+        honest.write_all(&part(FRAME as u32, FRAME)).await.unwrap();
+        assert_eq!(within(events.recv()).await, Some(None));
+        honest.shutdown().await.unwrap();
+        // Whoever looks at the one has looked at the other.
+        delayed.shutdown().await.unwrap();
+        let ended = async {
+            loop {
+                if let Some(why) = events.recv().await.unwrap() {
+                    return why;
+                }
+            }
+        };
+        assert_eq!(within(ended).await, CloseReason::PeerClosed);
+        drop(holders);
+        let mut reply = Vec::new();
+        within(honest.read_to_end(&mut reply)).await.unwrap();
+        assert_eq!(reply.len(), 8 + FRAME);
+        server.stop().await.unwrap();
+    }
+
+    #[actix::test]
     async fn without_a_bound_nothing_is_counted() {
         let (server, _) = start(echo(settings()), |_| None::<()>).await;
         let mut stranger = TestClient::connect(server.addr()).await;
@@ -146,7 +193,6 @@ mod handshakes {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::Duration;
 
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpSocket;
     use zinxide::testing::TestStream;
     use zinxide::{FrameCodec, HandshakeError, WireFormat};
@@ -378,7 +424,6 @@ mod tls {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use tokio::io::AsyncReadExt;
     use zinxide::HandshakeError;
 
     use super::*;
@@ -427,6 +472,27 @@ mod tls {
         assert_eq!(why, "127.0.0.1 connects more than 1 times a second");
         // At once, and not when the deadline for a hello has passed.
         assert_eq!(within(closed.recv()).await, Some(Vec::new()));
+        server.stop().await.unwrap();
+    }
+
+    #[actix::test]
+    async fn who_leaves_while_it_waits_for_its_handshake_gives_its_place_back() {
+        let bound =
+            Settings { max_handshakes_per_ip: 1, handshake_deadline_ms: 600_000, ..settings() };
+        let (server, mut events) = start(echo(encrypted(bound)), |event| match event {
+            Event::Admitted { .. } => Some(None),
+            Event::Removed { why, .. } => Some(Some((*why).clone())),
+            _ => None,
+        })
+        .await;
+        let _silent = TcpStream::connect(server.addr()).await.unwrap();
+        assert_eq!(within(events.recv()).await, Some(None));
+        let second = TcpStream::connect(server.addr()).await.unwrap();
+        assert_eq!(within(events.recv()).await, Some(None));
+        drop(second);
+        let why = CloseReason::Handshake(HandshakeError::PeerClosed);
+        assert_eq!(within(events.recv()).await, Some(Some(why)));
+        assert_eq!(server.handle().connections().len(), 1);
         server.stop().await.unwrap();
     }
 

@@ -32,7 +32,8 @@ type Permit = Option<OwnedSemaphorePermit>;
 pub(crate) struct OfIp<'a> {
     handshakes: &'a Handshakes,
     from: Network,
-    places: Arc<Semaphore>,
+    /// `None` only while it is dropped.
+    places: Option<Arc<Semaphore>>,
     permit: Permit,
 }
 
@@ -65,8 +66,7 @@ impl Handshakes {
         if self.per_ip == 0 {
             return (slot, None);
         }
-        let mut of_ip = self.of_ip(peer);
-        let places = Arc::clone(&of_ip.places);
+        let (mut of_ip, places) = self.of_ip(peer);
         if let Ok(permit) = Arc::clone(&places).try_acquire_owned() {
             of_ip.permit = Some(permit);
             return (slot, Some(of_ip));
@@ -76,11 +76,13 @@ impl Handshakes {
         (self.slot().await, Some(of_ip))
     }
 
-    fn of_ip(&self, peer: IpAddr) -> OfIp<'_> {
+    fn of_ip(&self, peer: IpAddr) -> (OfIp<'_>, Arc<Semaphore>) {
         let from = Network::of_peer(peer, self.ipv6_prefix);
         let new = || Arc::new(Semaphore::new(self.per_ip.min(Semaphore::MAX_PERMITS)));
         let places = Arc::clone(self.lock().entry(from).or_insert_with(new));
-        OfIp { handshakes: self, from, places, permit: None }
+        let of_ip =
+            OfIp { handshakes: self, from, places: Some(Arc::clone(&places)), permit: None };
+        (of_ip, places)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Network, Arc<Semaphore>>> {
@@ -94,9 +96,10 @@ impl Drop for OfIp<'_> {
     fn drop(&mut self) {
         self.permit = None;
         let mut all = self.handshakes.lock();
+        // Under the lock, so that of two that end at once the later one finds itself to be the last.
+        self.places = None;
         if let Entry::Occupied(entry) = all.entry(self.from)
-            // The map's and this one; whoever comes meanwhile waits for the lock.
-            && Arc::strong_count(&self.places) == 2
+            && Arc::strong_count(entry.get()) == 1
         {
             entry.remove();
         }
@@ -158,5 +161,23 @@ mod tests {
         drop(second);
         assert!(handshakes.lock().is_empty());
         assert_eq!(handshakes.all.available_permits(), 4);
+    }
+
+    #[test]
+    fn the_last_two_of_an_address_that_end_at_once_on_two_threads_leave_nothing_behind() {
+        let handshakes = Handshakes::new(4, 2, 64);
+        let both = std::sync::Barrier::new(2);
+        for _ in 0..2_000 {
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        let (one, _) = handshakes.of_ip(ip("10.0.0.1"));
+                        both.wait();
+                        drop(one);
+                    });
+                }
+            });
+            assert!(handshakes.lock().is_empty());
+        }
     }
 }

@@ -21,7 +21,8 @@ const SHARE: usize = 8 * 1024;
 const SHARE_OF_HANDSHAKE: usize = 4 * 1024;
 
 /// What a connection reads all the same, once in a while: so it learns whether there is anything to read at
-/// all, or its peer is gone. One whose peer sends nothing waits for its socket, as ever.
+/// all. One whose peer sends nothing waits for its socket, as ever, and is judged by its silence. In a
+/// handshake, which the worker's clock does not look at, it learns of a reset by this as well.
 const PROBE: usize = 1;
 
 /// How long a connection that may not read waits before it asks again.

@@ -21,7 +21,7 @@ pub(crate) enum Due {
     Linger,
     /// The handlers are done.
     Handlers,
-    /// The peer has made up for what it sent too much.
+    /// The peer has made up for what it sent too much, or the server may hold less by now.
     Rate,
 }
 

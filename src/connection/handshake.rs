@@ -47,7 +47,11 @@ pub(crate) fn shake_hands(
             };
             stack.accept(socket, intake.clone(), &conn).await
         };
-        let peer_side = || waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of);
+        let peer_side = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
+            // Such a handshake needs more of the peer than what came before its end.
+            PeerSide::HalfClosed if stack.is_costly() => PeerSide::Gone,
+            side => side,
+        };
         let shaken = in_turn(&local.turnstile, &limits, began, peer, slot, intake.clone(), accept);
         let shaken = tokio::select! {
             biased;
@@ -69,8 +73,10 @@ pub(crate) fn shake_hands(
         Connection::start_on(local, conn, transport, registration);
         drop(living);
         // The place is another's by now.
-        if let Some(told) = told {
-            part(told, Arc::clone(&limits.lingering)).await;
+        if let Some(told) = told
+            && let Ok(_permit) = limits.lingering.try_acquire()
+        {
+            part(told).await;
         }
     });
 }

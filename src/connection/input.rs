@@ -64,6 +64,8 @@ pub(crate) enum Progress {
     Full,
     /// Waits for as long as the peer has to make up for what it sent too much.
     Delayed(Duration),
+    /// Is not read for this long, because the server holds too much.
+    Paused(Duration),
     /// Has enough answers to be written now, and goes on when they are.
     Flush,
     /// The connection ends: nothing is left to hand out, and everything is handled.
@@ -258,7 +260,7 @@ impl Input {
                     let part = part || self.reader.len() > 0;
                     if link.must_pause() {
                         link.pulse.pause(local.now(), completed, part);
-                        return Err(Progress::Delayed(PAUSE));
+                        return Err(Progress::Paused(PAUSE));
                     }
                     link.pulse.listen(local.now(), completed, part);
                     return Err(Progress::Waits);

@@ -248,6 +248,14 @@ impl Link {
         }
     }
 
+    /// The peer is read to its end from now on, whatever the server holds: nothing of it is kept.
+    pub(crate) fn read_away(&self) {
+        self.pulse.read_away();
+        if let Some(intake) = self.io.borrow_mut().intake.take() {
+            intake.discard();
+        }
+    }
+
     /// Reads the peer's last bytes away, and adds their number to `heard`. Ready when there are no more
     /// to come.
     pub(crate) fn poll_discard(

@@ -61,6 +61,8 @@ pub(crate) struct Pulse {
     half_closed: Cell<bool>,
     /// It is not read, because the server holds too much.
     paused: Cell<bool>,
+    /// Its peer's end is all that is waited for.
+    reads_away: Cell<bool>,
 }
 
 impl Pulse {
@@ -149,6 +151,11 @@ impl Pulse {
         self.paused.set(false);
     }
 
+    /// What the peer still sends is read away from now on, to the end of the connection.
+    pub(crate) fn read_away(&self) {
+        self.reads_away.set(true);
+    }
+
     /// The peer has closed its side. False if that was known.
     pub(crate) fn half_close(&self) -> bool {
         !self.half_closed.replace(true)
@@ -209,9 +216,10 @@ fn is_over(now: u32, since: &Cell<u32>, limit: u32) -> bool {
 }
 
 /// Sees what became of a peer that nobody reads from now: its connection waits for a handler, for room,
-/// for its rate, or for its own end. Whoever reads learns it from the read.
+/// for its rate, or for its own end. Whoever reads learns it from the read; and when both sides are closed,
+/// only a read tells a reset from an end in order.
 fn look_at_peer(link: &Link) {
-    if link.pulse.listens.get() {
+    if link.pulse.listens.get() || link.pulse.reads_away.get() {
         return;
     }
     match link.peer_side() {
@@ -300,5 +308,38 @@ async fn look(local: &Local, now: u32, limits: &InTicks) {
         if from.is_some() {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::settings::Settings;
+    use crate::testing::conn;
+    use crate::transport::Plain;
+
+    #[actix::test]
+    async fn a_connection_that_waits_for_its_peers_end_learns_of_it_from_its_own_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (ours, theirs) = tokio::join!(listener.accept(), TcpStream::connect(addr));
+        let (mut ours, mut theirs) = (ours.unwrap().0, theirs.unwrap());
+        // Both sides close in order. To the event loop that looks as a reset does.
+        tokio::io::AsyncWriteExt::shutdown(&mut ours).await.unwrap();
+        theirs.read_to_end(&mut Vec::new()).await.unwrap();
+        drop(theirs);
+        assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
+        while PeerSide::of(&ours) != PeerSide::Gone {
+            tokio::task::yield_now().await;
+        }
+        let link = Link::new(conn(1, &Settings::default()), Some(Box::new(Plain::new(ours))));
+        link.conn.stop();
+        link.pulse.stir();
+        link.pulse.read_away();
+        look_at_peer(&link);
+        assert!(!link.conn.shared().is_cut());
     }
 }

@@ -56,7 +56,8 @@ counters! {
         /// Connections whose peers asked in plain HTTP, and for no WebSocket: somebody looked whether the server
         /// is well.
         plain_http,
-        /// Connections whose end was not over by the drain deadline, or when their worker ended.
+        /// Connections whose end was not over by the drain deadline, or by `half_closed_ms` after their peers had
+        /// closed their side, or when their worker ended.
         cut_short,
         /// Messages that were with their handlers then.
         messages_unfinished,

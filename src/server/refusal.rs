@@ -106,20 +106,19 @@ impl TurnAway {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
             let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
-            let told = {
-                let _permit = permit;
-                let intake = Intake::new(limits.intake.as_ref());
-                let refuse = stack.refuse(stream, intake.clone(), &why, frame);
-                match slot {
-                    Some(slot) => {
-                        let turnstile = &local.turnstile;
-                        in_turn(turnstile, &limits, began, peer, slot, intake, refuse).await.ok()
-                    }
-                    None => complete_by(began + limits.handshake_deadline, refuse).await.ok(),
+            // Kept until the peer has heard it: else the next one would take it in between.
+            let _permit = permit;
+            let intake = Intake::new(limits.intake.as_ref());
+            let refuse = stack.refuse(stream, intake.clone(), &why, frame);
+            let told = match slot {
+                Some(slot) => {
+                    let turnstile = &local.turnstile;
+                    in_turn(turnstile, &limits, began, peer, slot, intake, refuse).await.ok()
                 }
+                None => complete_by(began + limits.handshake_deadline, refuse).await.ok(),
             };
             if let Some(Some(transport)) = told {
-                part(transport, Arc::clone(&limits.lingering)).await;
+                part(transport).await;
             }
         });
     }
