@@ -209,9 +209,10 @@ fn is_over(now: u32, since: &Cell<u32>, limit: u32) -> bool {
 }
 
 /// Sees what became of a peer that nobody reads from now: its connection waits for a handler, for room,
-/// for its rate, or for its own end. Whoever reads learns it from the read.
+/// for its rate, or for its own end. Whoever reads learns it from the read; so does who has ended its own side,
+/// where a peer that has closed the other one looks like one that is gone.
 fn look_at_peer(link: &Link) {
-    if link.pulse.listens.get() {
+    if link.pulse.listens.get() || link.parts.get() {
         return;
     }
     match link.peer_side() {
