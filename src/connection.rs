@@ -69,8 +69,10 @@ pub struct Connection {
     acknowledgement: Option<Watch>,
     /// That is waited for, or the peer's end.
     lingers: bool,
-    /// The peer's system has everything, or the peer has closed its side.
+    /// The peer's system has everything, for all that is known.
     confirmed: bool,
+    /// The peer has closed its side too.
+    parted: bool,
     /// The socket is closed.
     closed: bool,
     /// Its drop takes the connection out of the manager's table.
@@ -108,6 +110,7 @@ impl Connection {
             acknowledgement: None,
             lingers: false,
             confirmed: false,
+            parted: false,
             closed: false,
             registration: Some(registration),
             started: false,
@@ -264,7 +267,7 @@ impl Connection {
     /// Tells the peer that nothing more comes, and waits until it has received what came before.
     ///
     /// TCP resets a connection that is closed while input comes, which costs the peer what its system
-    /// has not received yet. So the socket is closed when the peer has closed its side, when its system
+    /// has not received yet. So the socket is closed when the peer has closed its side first, when its system
     /// has acknowledged everything, or when the setting `linger_ms` is over. Where nobody tells what is
     /// acknowledged, a peer that neither spoke nor was written to since the ending began is not waited
     /// for.
@@ -274,13 +277,24 @@ impl Connection {
             self.shut = true;
             self.link.read_away();
         }
-        let mut heard = 0;
-        let ended = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx).is_ready();
-        self.talking |= heard > 0;
-        if self.input.is_delayed() {
-            self.input.note_discarded(heard);
+        if !self.parted {
+            let mut heard = 0;
+            let read = self.link.poll_discard(&self.local.read_pool, &mut heard, turn, cx);
+            self.talking |= heard > 0;
+            if self.input.is_delayed() {
+                self.input.note_discarded(heard);
+            }
+            match read {
+                Poll::Ready(true) => self.parted = true,
+                Poll::Ready(false) => return self.reset(),
+                Poll::Pending => {}
+            }
         }
-        if ended {
+        // For one that has closed its side first nobody watches.
+        let closed_first =
+            || matches!(self.why(), CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
+        if self.parted && (!self.link.taken.get() || closed_first() || self.link.is_acknowledged())
+        {
             self.confirmed = true;
             return Poll::Ready(());
         }
@@ -289,8 +303,15 @@ impl Connection {
             self.acknowledgement = self.link.acknowledgement(&self.local.acknowledged);
         }
         let acknowledged = self.acknowledgement.as_ref().map(|watch| watch.poll(cx).is_ready());
+        if acknowledged == Some(true) && !self.confirmed && self.link.has_failed() {
+            return self.reset();
+        }
         let first = acknowledged == Some(true) && !std::mem::replace(&mut self.confirmed, true);
         let waits = acknowledged.map_or(self.talking, |acknowledged| !acknowledged);
+        if self.parted && acknowledged != Some(false) {
+            self.confirmed = true;
+            return Poll::Ready(());
+        }
         if !(waits || self.link.answers_end()) {
             return Poll::Ready(());
         }
@@ -303,6 +324,12 @@ impl Connection {
             self.deadlines.set(Due::Linger, linger);
         }
         Poll::Pending
+    }
+
+    /// The peer reset the connection, with which all is gone that its system had not acknowledged.
+    fn reset(&mut self) -> Poll<()> {
+        self.lingers = true;
+        Poll::Ready(())
     }
 
     /// An ending that is not over at once gets a deadline.

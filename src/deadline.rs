@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 /// How long the event loop has to look at the sockets again before a deadline that passed is judged.
 ///
@@ -14,21 +14,40 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// A timer that is set after that expires only after the event loop has looked at all sockets.
 pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(5);
 
-/// Runs `future`, which waits for a peer, until `deadline`. Cancel safe if `future` is.
+/// A deadline is waited for in so many strides. One that took more than twice its time, because the process was
+/// frozen, counts as one.
+///
+/// A handshake that was under way then needs an answer of its peer after that, which has the rest of its time for
+/// it, and a stride at least.
+const STRIDES: u32 = 8;
+
+/// Runs `future`, which waits for a peer, until `deadline`, before which the time does not count for which the
+/// process was frozen. Cancel safe if `future` is.
 pub(crate) async fn complete_by<F: Future>(
     deadline: Instant,
     future: F,
 ) -> Result<F::Output, Elapsed> {
     let mut future = pin!(future);
-    match timeout_at(deadline, &mut future).await {
-        Err(_) => timeout(SECOND_LOOK, future).await,
-        completed => completed,
+    let mut begun = Instant::now();
+    let mut left = deadline.saturating_duration_since(begun);
+    let stride = (left / STRIDES).max(SECOND_LOOK);
+    let mut look = SECOND_LOOK;
+    while !left.is_zero() {
+        if let Ok(completed) = timeout(left.min(stride), &mut future).await {
+            return Ok(completed);
+        }
+        let took = begun.elapsed();
+        begun += took;
+        let frozen = took > 2 * stride;
+        look = if frozen { stride } else { SECOND_LOOK };
+        left = left.saturating_sub(if frozen { stride } else { took });
     }
+    timeout(look, future).await
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::sleep;
+    use tokio::time::{advance, sleep};
 
     use super::*;
 
@@ -38,5 +57,27 @@ mod tests {
         assert!(complete_by(deadline, sleep(Duration::from_millis(1004))).await.is_ok());
         let deadline = Instant::now() + Duration::from_secs(1);
         assert!(complete_by(deadline, sleep(Duration::from_millis(1100))).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_the_process_was_frozen_does_not_count() {
+        for before in [1, 300, 990] {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let waiting = tokio::spawn(complete_by(deadline, answered));
+            sleep(Duration::from_millis(before)).await;
+            advance(Duration::from_secs(60)).await;
+            // The peer hears of it now, and its reply has a way to go.
+            sleep(Duration::from_millis(100)).await;
+            answer.send(()).unwrap();
+            assert!(waiting.await.unwrap().is_ok(), "{before} ms before it");
+        }
+
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let silent = tokio::spawn(complete_by(deadline, std::future::pending::<()>()));
+        sleep(Duration::from_millis(1)).await;
+        advance(Duration::from_secs(60)).await;
+        sleep(Duration::from_millis(1100)).await;
+        assert!(silent.is_finished(), "it has no more than its time");
     }
 }

@@ -71,7 +71,7 @@ use tokio::time::timeout;
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
 pub(crate) use layers::Layers;
-pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch};
+pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 
 /// A byte stream of whole frames to a peer.
 ///

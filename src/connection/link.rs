@@ -19,7 +19,7 @@ use crate::conn::{
     Unsent,
 };
 use crate::router::{Answer, Replies, Reply};
-use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch};
+use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch, is_over};
 use crate::turn::Turn;
 
 /// So many bytes of answers are written before more messages are handled.
@@ -218,6 +218,20 @@ impl Link {
         of.watch(io.transport.as_ref()?.socket()?)
     }
 
+    /// Whether it is known without a [`Watch`] that the peer has acknowledged everything, the end included.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        let io = self.io.borrow();
+        let socket = io.transport.as_ref().and_then(|transport| transport.socket());
+        socket.is_none_or(is_over)
+    }
+
+    /// Whether the connection has failed, and nobody was told so far.
+    pub(crate) fn has_failed(&self) -> bool {
+        let io = self.io.borrow();
+        let socket = io.transport.as_ref().and_then(|transport| transport.socket());
+        socket.is_some_and(|socket| !matches!(socket.take_error(), Ok(None)))
+    }
+
     /// How many answers are to be written without having passed the outbox.
     pub(crate) fn direct_frames(&self) -> usize {
         let io = self.io.borrow();
@@ -257,21 +271,22 @@ impl Link {
     }
 
     /// Reads the peer's last bytes away, and adds their number to `heard`. Ready when there are no more
-    /// to come.
+    /// to come, with false if that is because the socket failed.
     pub(crate) fn poll_discard(
         &self,
         pool: &ReadPool,
         heard: &mut usize,
         turn: &mut Turn,
         cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    ) -> Poll<bool> {
         let mut last = Reader::default();
         while !turn.spend() {
             let read = self.poll_fill(&mut last, pool, cx);
             last.recycle(pool);
             match ready!(read) {
                 Ok(n @ 1..) => *heard += n,
-                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(0) => return Poll::Ready(true),
+                Err(error) => return Poll::Ready(error.raw_os_error().is_none()),
             }
         }
         Poll::Pending

@@ -66,6 +66,19 @@ impl Watch {
     }
 }
 
+/// Nobody tells; it is taken for granted.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_over(_: &TcpStream) -> bool {
+    true
+}
+
+/// Whether both sides have said that they are done, and have acknowledged everything: the system has let the
+/// peer go. Of a connection that was reset, too. False where that cannot be told.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_over(socket: &TcpStream) -> bool {
+    socket.peer_addr().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
+}
+
 /// `TCP_NOTSENT_LOWAT`: how many bytes the system queues for a socket before it has sent them.
 ///
 /// By default Linux queues megabytes and reports a socket as writable only when a third of its send

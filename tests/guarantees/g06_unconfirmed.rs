@@ -1,6 +1,8 @@
 //! G6, at the end of a connection: what was accepted reaches peers that are behind and speak, or is
 //! counted; and nobody waits for a peer whose system has everything.
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use zinxide::testing::{TestServer, within};
 use zinxide::{CloseReason, Frame, Server};
@@ -68,6 +70,25 @@ async fn g6_a_connection_whose_peer_acknowledges_not_all_within_the_linger_is_un
     // The system takes a write whole; the peer's takes only the beginning.
     conn.send_buffered(1, vec![0; 12 * 1024]).unwrap();
     conn.stop();
+    assert_eq!(events.stopped().await, (id, CloseReason::Stopped));
+    let stats = server.handle().stats();
+    assert_eq!((stats.unconfirmed, stats.frames_cut), (1, 0));
+    server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn g6_a_connection_that_is_reset_in_its_linger_with_bytes_on_their_way_is_unconfirmed() {
+    let (journal, mut events) = journal();
+    let settings = tuned(|s| s.linger_ms = 60_000);
+    let server = TestServer::start(journal.hooks(Server::new(settings))).await;
+    let client = connect_narrow(server.addr(), 2048).await;
+    let id = events.started().await;
+    let conn = server.handle().connections().get(id).unwrap();
+    conn.send_buffered(1, vec![0; 12 * 1024]).unwrap();
+    conn.stop();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // What it has not read makes its system reset the connection.
+    drop(client);
     assert_eq!(events.stopped().await, (id, CloseReason::Stopped));
     let stats = server.handle().stats();
     assert_eq!((stats.unconfirmed, stats.frames_cut), (1, 0));
