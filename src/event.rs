@@ -527,8 +527,12 @@ impl fmt::Display for Event<'_> {
             }
             Self::ClientClosed { endpoint, why, queued } => {
                 write!(f, "the client of {endpoint} is closed")?;
-                if let Some(why) = why {
-                    write!(f, "; it was not connected: {why}")?;
+                match why {
+                    None => {}
+                    Some(Outage::Final(why)) => {
+                        write!(f, " and does not connect again: {why}")?;
+                    }
+                    Some(why) => write!(f, "; it was not connected: {why}")?,
                 }
                 match queued.frames {
                     0 => Ok(()),
