@@ -420,7 +420,7 @@ impl fmt::Display for Event<'_> {
             ),
             Self::ReadingPaused { held, .. } => write!(
                 f,
-                "{held} bytes are received and not handed out, reading pauses for those who hold most"
+                "max_inbound_bytes: {held} bytes are received and not handed out, reading pauses for those who hold most"
             ),
             Self::AcceptFailed { error, .. } => {
                 write!(f, "accept failed: {error}; trying again until it works")
