@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use clap::Parser;
+use tokio::sync::Notify;
 use zinxide::client::{Client, ClientState};
 use zinxide::{Conn, Endpoint, Event, Inbound, Route};
 
@@ -85,6 +86,9 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     };
     let admitted = Admitted::default();
     let admitted_before = admitted.clone();
+    // What a connection has accepted is lost with it, and sent again for `--count`.
+    let lost = Arc::new(Notify::new());
+    let ended = Arc::clone(&lost);
     let client = client
         .route_fn(REFUSED, async |msg: Inbound| {
             println!("==> Refused: {}", String::from_utf8_lossy(msg.payload()).escape_debug());
@@ -94,6 +98,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
             let _ = received.send((msg.id(), msg.take_payload())).await;
         }))
         .on_conn_stop(move |conn, why| {
+            ended.notify_one();
             if admitted_before.was(conn) {
                 println!("==> Disconnected: {why}");
             }
@@ -117,8 +122,9 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
                     Err(error) => println!("==> Not sent: {error}"),
                 }
             }
+            () = lost.notified() => sent = answered,
             message = messages.recv() => {
-                let Some((id, payload)) = message else { return Err(ended(&client).into()) };
+                let Some((id, payload)) = message else { return Err(why_closed(&client).into()) };
                 let (len, data) = (payload.len(), String::from_utf8_lossy(&payload));
                 println!("==> Recv Msg: ID= {id} , len= {len} , data= {data}");
                 answered += u64::from(id == 0);
@@ -130,7 +136,7 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Why a client is closed that nobody has closed here.
-fn ended(client: &Client) -> String {
+fn why_closed(client: &Client) -> String {
     match client.state() {
         ClientState::Closed(Some(why)) => format!("the client is closed: {why}"),
         _ => "the client is closed".to_owned(),

@@ -420,7 +420,7 @@ impl fmt::Display for Event<'_> {
             ),
             Self::ReadingPaused { held, .. } => write!(
                 f,
-                "{held} bytes are received and not handed out, reading pauses for those who hold most"
+                "max_inbound_bytes: {held} bytes are received and not handed out, reading pauses for those who hold most"
             ),
             Self::AcceptFailed { error, .. } => {
                 write!(f, "accept failed: {error}; trying again until it works")
@@ -529,8 +529,12 @@ impl fmt::Display for Event<'_> {
             }
             Self::ClientClosed { endpoint, why, queued } => {
                 write!(f, "the client of {endpoint} is closed")?;
-                if let Some(why) = why {
-                    write!(f, "; it was not connected: {why}")?;
+                match why {
+                    None => {}
+                    Some(Outage::Final(why)) => {
+                        write!(f, " and does not connect again: {why}")?;
+                    }
+                    Some(why) => write!(f, "; it was not connected: {why}")?,
                 }
                 match queued.frames {
                     0 => Ok(()),

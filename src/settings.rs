@@ -189,8 +189,9 @@ pub struct Settings {
     pub drain_deadline_ms: u64,
     /// How long a connection that has written everything waits, before it closes its socket, for the
     /// peer to close its side or, on Linux, for the peer's system to acknowledge everything, in
-    /// milliseconds; at most three fifths of `drain_deadline_ms`. A socket that is closed sooner is
-    /// reset if the peer speaks, and what the peer has not received by then is lost.
+    /// milliseconds; at most a day. More than three fifths of `drain_deadline_ms` has no effect: it counts as
+    /// that. A socket that is closed sooner is reset if the peer speaks, and what the peer has not received by
+    /// then is lost.
     pub linger_ms: u64,
     /// How long a connection goes on whose peer has closed its side and may still read, in
     /// milliseconds; from 1 to a day. What came before is handled, and replies are written, as far as

@@ -281,7 +281,7 @@ impl Builder {
         let settings = settings_of(values).map_err(SettingsError::Environment)?;
         settings.validate().map_err(|error| match error {
             SettingsError::OutOfRange { key, must, .. } => {
-                let (origin, said) = blamed(key, &origins);
+                let (origin, said) = blamed(key, &must, &origins);
                 SettingsError::OutOfRange { key, must: must + &said, origin }
             }
             other => other,
@@ -290,24 +290,27 @@ impl Builder {
     }
 }
 
-/// The setting that a key must fit, of those that must fit another one.
-fn partner(key: &str) -> Option<&'static str> {
-    Some(match key {
-        "max_msg_chan_bytes" => "max_packet_size",
-        "rate_bytes" => "rate_burst_ms",
-        "low_watermark_percent" => "high_watermark_percent",
-        "reserved_conn" => "max_conn",
-        "when_full" => "reserved_conn",
-        "tls_cert" | "tls_key" | "tls_client_ca" | "ws_origins" | "ws_subprotocols" => "listen",
-        _ => return None,
-    })
+/// The setting that a key does not fit, if that is what is wrong with it: what it `must` be names the other
+/// one then.
+fn partner(key: &str, must: &str) -> Option<&'static str> {
+    let partners: &[&'static str] = match key {
+        "max_msg_chan_bytes" => &["max_packet_size"],
+        "max_inbound_bytes" => &["max_packet_size", "frame_deadline_ms"],
+        "rate_bytes" => &["rate_burst_ms"],
+        "low_watermark_percent" => &["high_watermark_percent"],
+        "reserved_conn" => &["max_conn"],
+        "when_full" => &["reserved_conn"],
+        "tls_cert" | "tls_key" | "tls_client_ca" | "ws_origins" | "ws_subprotocols" => &["listen"],
+        _ => &[],
+    };
+    partners.iter().copied().find(|partner| must.contains(partner))
 }
 
 /// Who made the value of `key` one that makes no sense, and what is to be said of the setting that it
 /// must fit.
-fn blamed(key: &str, origins: &Map<String, String>) -> (Option<String>, String) {
+fn blamed(key: &str, must: &str, origins: &Map<String, String>) -> (Option<String>, String) {
     let own = origins.get(key);
-    let Some(partner) = partner(key) else { return (own.cloned(), String::new()) };
+    let Some(partner) = partner(key, must) else { return (own.cloned(), String::new()) };
     let other = origins.get(partner);
     let said = match (own, other) {
         (Some(own), Some(other)) if own == other => String::new(),

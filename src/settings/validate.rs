@@ -160,7 +160,7 @@ impl Settings {
             (
                 "when_full",
                 self.when_full == WhenFull::Refuse || self.reserved_conn == 0,
-                "must be refuse if places are reserved: a dial that waits holds the others up"
+                "must be refuse if reserved_conn is not 0: a connection that waits holds the others up"
                     .into(),
             ),
         ];

@@ -53,7 +53,8 @@ async fn a_client_does_not_come_back_after_a_frame_that_says_so_and_tells_why_it
         assert_eq!(within(hooked.recv()).await, Some(why));
         let told = std::mem::take(&mut *told.lock().unwrap());
         assert!(
-            matches!(&told[..], [(Some(Outage::Final(_)), line)] if line.contains("for good")),
+            matches!(&told[..], [(Some(Outage::Final(_)), line)]
+                if line.ends_with("is closed and does not connect again: closed by the peer for good")),
             "{told:?}"
         );
         let late = client.send(1, "late").await;

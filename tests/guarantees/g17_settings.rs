@@ -455,7 +455,7 @@ fn g17_a_wrong_type_in_the_environment_is_an_error_that_names_the_variable() {
 
 /// Each key with values that its type allows and its check does not, and with those beside them
 /// that it does.
-const RANGES: [(&str, &[u64], &[u64]); 19] = [
+const RANGES: [(&str, &[u64], &[u64]); 24] = [
     ("max_conn", &[0], &[1]),
     ("max_packet_size", &[(1 << 30) + 1, u32::MAX as u64], &[0]),
     ("worker_pool_size", &[1025], &[0, 1024]),
@@ -475,6 +475,11 @@ const RANGES: [(&str, &[u64], &[u64]); 19] = [
     ("rate_burst_ms", &[0, 86_400_001], &[1, 86_400_000]),
     ("ipv6_prefix", &[0, 129], &[1, 128]),
     ("high_watermark_percent", &[101], &[25, 100]),
+    ("max_handshakes", &[0], &[1]),
+    ("rate_connects_burst", &[0], &[1]),
+    ("max_inbound_bytes", &[1, 4096 + 7], &[0, 4096 + 8]),
+    ("linger_ms", &[86_400_001], &[0, 86_400_000]),
+    ("half_closed_ms", &[0, 86_400_001], &[1, 86_400_000]),
 ];
 
 #[test]
@@ -487,6 +492,24 @@ fn g17_settings_that_do_not_fit_together_are_an_error_that_names_them_and_who_se
     ] {
         assert_file_error(text, "out of range", &names);
     }
+    for (text, cause) in [
+        ("max_packet_size: 9000\n", "max_packet_size"),
+        ("frame_deadline_ms: 0\n", "frame_deadline_ms"),
+    ] {
+        let file = TestFile::new(text);
+        let said = format!("; `{cause}` is from {}", file.0.display());
+        load_path(Some(&file.0), &[("ZINXIDE_MAX_INBOUND_BYTES", "5000")])
+            .assert_error("out of range", &["ZINXIDE_MAX_INBOUND_BYTES", &said]);
+    }
+}
+
+#[cfg(feature = "ws")]
+#[test]
+fn g17_an_error_names_no_other_setting_if_the_value_is_wrong_by_itself() {
+    let file = TestFile::new("listen: ['ws://127.0.0.1:0']\n");
+    let origins = ("ZINXIDE_WS_ORIGINS", "https://example.com/path");
+    let Loaded::Error { message, .. } = load_path(Some(&file.0), &[origins]) else { panic!() };
+    assert!(message.contains(origins.0) && !message.contains("`listen`"), "{message}");
 }
 
 fn changed(key: &str, value: u64) -> Settings {
