@@ -8,6 +8,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::deadline::SECOND_LOOK;
 
+/// So long a peer has at most to go on reading when the process was frozen.
+const LONGEST_LOOK: Duration = Duration::from_secs(5);
+
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
@@ -86,7 +89,32 @@ impl Deadlines {
                 armed.at[due as usize] = None;
                 return Poll::Ready(due);
             }
-            armed.at[due as usize] = Some(Instant::now() + SECOND_LOOK);
+            // A timer is this late when the process was frozen, perhaps with its peers, which go on reading now.
+            let late = if due == Due::Write { at.elapsed() } else { Duration::ZERO };
+            armed.at[due as usize] = Some(Instant::now() + late.clamp(SECOND_LOOK, LONGEST_LOOK));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_was_frozen_with_the_process_has_time_to_go_on_reading() {
+        let mut deadlines = Deadlines::default();
+        deadlines.set(Due::Write, Duration::from_secs(10));
+        advance(Duration::from_secs(13)).await;
+        let begun = Instant::now();
+        tokio::select! {
+            _ = poll_fn(|cx| deadlines.poll(cx)) => panic!("it is judged at once"),
+            () = sleep(Duration::from_millis(2500)) => {}
+        }
+        assert_eq!(poll_fn(|cx| deadlines.poll(cx)).await, Due::Write);
+        assert!(begun.elapsed() < Duration::from_millis(3100));
     }
 }
