@@ -286,7 +286,12 @@ impl Link {
             match ready!(read) {
                 Ok(n @ 1..) => *heard += n,
                 Ok(0) => return Poll::Ready(true),
-                Err(error) => return Poll::Ready(error.raw_os_error().is_none()),
+                // A transport that ends for another reason has been told of the peer's end, or took
+                // offence at what it said.
+                Err(error) => {
+                    let failed = matches!(CloseReason::of(error), CloseReason::Io(_));
+                    return Poll::Ready(!failed);
+                }
             }
         }
         Poll::Pending
