@@ -251,10 +251,14 @@ async fn a_peer_that_says_nothing_and_leaves_is_debug_and_counted() {
 
     let mut client = TestClient::connect(closings.server.addr()).await;
     client.send(ECHO, "").await;
-    client.recv().await.unwrap();
+    // What is left unread makes a reset of the close.
+    for _ in 0..2 {
+        client.recv().await.unwrap();
+    }
     drop(client);
     assert_eq!(closings.next().await, (Level::Info, CloseReason::PeerClosed));
     let mut client = TestClient::connect(closings.server.addr()).await;
+    client.recv().await.unwrap();
     client.send_bytes(&[1, 0]).await;
     drop(client);
     assert_eq!(closings.next().await.0, Level::Warn);
