@@ -528,15 +528,20 @@ impl Shared {
 
     /// How many messages may be with handlers now: the window, or what the outbox has room to
     /// answer, if that is less. `direct` answers wait beside the outbox.
+    ///
+    /// Of two sides that read nothing until the other has read, neither goes on. So a client goes on
+    /// reading however much it sends: answers have an outbox of their own beside what `send` may fill.
     pub(crate) fn in_flight_limit(&self, direct: usize) -> u32 {
         let state = self.lock();
         let Limits { window, outbox_frames, outbox_bytes, .. } = *self.limits;
+        let sent = Unsent { frames: outbox_frames, bytes: outbox_bytes };
+        let beside = if self.dialled { sent } else { Unsent::default() };
         // What may be displaced makes room by itself.
         let Unsent { frames, bytes } = state.outbox.lasting();
-        if bytes > outbox_bytes / 2 {
+        if bytes > beside.bytes.saturating_add(outbox_bytes / 2) {
             return 0;
         }
-        let room = outbox_frames.saturating_sub(frames + direct);
+        let room = beside.frames.saturating_add(outbox_frames).saturating_sub(frames + direct);
         window.min(u32::try_from(room).unwrap_or(u32::MAX))
     }
 
@@ -654,3 +659,6 @@ fn wake(waker: Option<Waker>) {
         waker.wake();
     }
 }
+
+#[cfg(test)]
+mod tests;

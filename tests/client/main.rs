@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, too
 
+mod both_full;
 mod closing;
 mod connecting;
 mod goodbye;

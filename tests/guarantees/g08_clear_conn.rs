@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 use actix::{Actor, ActorFutureExt, Context, Handler, ResponseActFuture, WrapFuture};
 use bytes::Bytes;
@@ -70,16 +70,21 @@ async fn g8_when_it_answers_all_are_closed_and_removed_and_len_says_so() {
 #[actix::test]
 async fn g8_twice_at_once_both_answer_when_all_are_gone() {
     let (journal, mut events) = journal();
-    let server = TestServer::start(journal.hooks(Server::new(settings()))).await;
+    // Nobody is gone before the test opens the gate, however slow its thread is.
+    let (gate, opened) = mpsc::channel::<()>();
+    let opened = Mutex::new(opened);
+    let server = journal
+        .hooks(Server::new(one_worker()))
+        .on_conn_stop(move |_, _| assert!(opened.lock().unwrap().recv().is_err()));
+    let server = TestServer::start(server).await;
     let _clients = join(&server, &mut events, 50).await;
     let handle = server.handle();
-    let clear = || async {
-        let cleared = handle.clear_conn().await;
-        (cleared, handle.connections().len())
-    };
-    // Both are in the manager's mailbox before either is answered.
-    let both = within(async { tokio::join!(clear(), clear(), clear()) }).await;
-    assert_eq!(both, ((50, 0), (50, 0), (50, 0)));
+    let clears = [handle.clear_conn(), handle.clear_conn(), handle.clear_conn()];
+    // The manager replies in order: it has handled them all, and nobody is gone.
+    assert_eq!(within(handle.conn_manager().send(Len)).await.unwrap(), 50);
+    drop(gate);
+    let left = clears.map(async |clear| (clear.await, handle.connections().len()));
+    assert_eq!(within(join_all(left)).await, [(50, 0); 3]);
     server.stop().await.unwrap();
 }
 
