@@ -23,6 +23,9 @@ use turnstile::Waits;
 /// So much of its deadline a peer may keep others waiting for a place.
 const SHARE: u32 = 5;
 
+/// How often it is looked, in that time, whether it waits.
+const LOOKS: u32 = 8;
+
 /// Shakes hands on this thread, and starts the connection's actor when that is done: within the
 /// deadline, which runs since the connection `began`, and unless somebody asks for its end
 /// meanwhile.
@@ -114,10 +117,41 @@ pub(crate) async fn in_turn<T>(
 /// Done when there are as many handshakes as may be, and this one has waited for its peer for longer than
 /// `most`.
 async fn overlong(limits: &Limits, waits: &Waits, most: Duration) {
+    let step = most / LOOKS;
+    let (mut seen, mut waited) = (Duration::ZERO, Duration::ZERO);
     loop {
-        sleep(most / 2).await;
-        if limits.handshakes.are_full() && waits.so_far().is_some_and(|waited| waited >= most) {
+        sleep(step).await;
+        let Some(so_far) = waits.so_far() else { continue };
+        // What is more than that is no wait for the peer: the process was frozen, or its thread blocked.
+        waited += so_far.saturating_sub(seen).min(step * 2);
+        seen = so_far;
+        if waited >= most && limits.handshakes.are_full() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::settings::Settings;
+
+    const MOST: Duration = Duration::from_secs(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frozen_process_does_not_wait_for_the_peers_of_its_handshakes() {
+        let limits = Settings { max_handshakes: 1, ..Settings::default() }.limits(Arc::default());
+        let _full = limits.handshakes.try_slot().unwrap();
+        let waits = Waits::default();
+        waits.begin();
+        let mut overlong = pin!(overlong(&limits, &waits, MOST));
+        assert!(timeout(MOST / 2, &mut overlong).await.is_err());
+        advance(MOST * 10).await;
+        assert!(timeout(MOST / 8, &mut overlong).await.is_err(), "frozen time counts for nothing");
+        assert!(timeout(MOST, &mut overlong).await.is_ok(), "and all the other time counts");
     }
 }

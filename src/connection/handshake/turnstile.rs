@@ -97,7 +97,7 @@ async fn woken() {
 }
 
 impl Waits {
-    fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.since.set(Some(Clock::now()));
     }
 
