@@ -1,6 +1,7 @@
 //! Frames from bytes and bytes from frames, on tokio-util's codec traits.
 
 mod delimited;
+pub(crate) mod envelope;
 pub(crate) mod framing;
 mod htlv;
 mod length_field;

@@ -24,6 +24,8 @@
 //! than [`PATIENCE`].
 
 mod client;
+#[cfg(feature = "ws")]
+mod messages;
 mod stream;
 
 use std::future::Future;
@@ -119,18 +121,22 @@ impl TestConnection {
         server: Server,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
-        Self::with(server, |limits| {
+        Self::with(server, Scheme::Tcp, |limits| {
             Box::new(Plain::bounded(stream, Intake::new(limits.intake.as_ref())))
         })
         .await
     }
 
     #[cfg(all(test, feature = "ws"))]
-    pub(crate) async fn over(server: Server, transport: Boxed) -> Self {
-        Self::with(server, |_| transport).await
+    pub(crate) async fn over_ws(server: Server, transport: Boxed) -> Self {
+        Self::with(server, Scheme::Ws, |_| transport).await
     }
 
-    async fn with(server: Server, transport: impl FnOnce(&Limits) -> Boxed) -> Self {
+    async fn with(
+        server: Server,
+        scheme: Scheme,
+        transport: impl FnOnce(&Limits) -> Boxed,
+    ) -> Self {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let transport = transport(&limits);
         let admission = Admission::new(&settings);
@@ -138,7 +144,7 @@ impl TestConnection {
         let local = Rc::new(Local::new(Arc::new(hooks), Lives::default(), Acknowledged::default()));
         let connections = manager.connections();
         let manager = manager.start();
-        let nowhere = nowhere();
+        let nowhere = ListenAddr { scheme, ..nowhere() };
         let router = Router::new().start();
         let handle = ServerHandle::new(
             vec![nowhere.clone()],

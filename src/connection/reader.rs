@@ -2,16 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use tokio_util::io::poll_read_buf;
 
 use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
 use crate::inbound;
-use crate::transport::Transport;
+use crate::transport::{Bounds, Transport};
 
 /// What one read takes at most, unless a larger packet is on its way.
 const CHUNK: usize = 64 * 1024;
@@ -51,6 +49,8 @@ pub(crate) struct Reader {
     next: usize,
     /// What came after them.
     buffer: BytesMut,
+    /// Where the messages of a transport that has such end in `buffer`.
+    bounds: Option<Box<Bounds>>,
     /// A frame was completed since this was asked.
     completed: bool,
 }
@@ -77,17 +77,23 @@ impl Reader {
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
-            match codec.whole_frames(&self.buffer)? {
-                0 => return Ok(None),
-                whole => {
-                    self.frames = self.buffer.split_to(whole).freeze();
-                    self.completed = true;
-                }
+            let whole = match &self.bounds {
+                None => codec.whole_frames(&self.buffer)?,
+                Some(bounds) => self.buffer.len() - bounds.open,
+            };
+            if whole == 0 {
+                return Ok(None);
             }
+            self.frames = self.buffer.split_to(whole).freeze();
+            self.completed = true;
         }
-        match codec.frame_at(&self.frames, self.next) {
+        let end = match &self.bounds {
+            // The framing sees no more than the message.
+            Some(bounds) if !codec.is_plain() => self.next + bounds.lens.front().unwrap_or(&0),
+            _ => self.frames.len(),
+        };
+        match codec.frame_at(&self.frames[..end], self.next) {
             Some(found) => Ok(Some(found)),
-            None if self.frames.is_empty() => Ok(None),
             // A framing that says otherwise than before.
             None => Err(FrameError::Malformed("the framing does not find a frame again")),
         }
@@ -109,6 +115,9 @@ impl Reader {
     #[inline]
     pub(crate) fn pass(&mut self, len: usize) {
         self.next += len;
+        if let Some(bounds) = &mut self.bounds {
+            bounds.lens.pop_front();
+        }
     }
 
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
@@ -133,7 +142,13 @@ impl Reader {
             // Allocates only if payloads cut from this buffer are still in use.
             self.buffer.reserve(self.buffer.len().max(CHUNK));
         }
-        poll_read_buf(Pin::new(transport), cx, &mut self.buffer)
+        let filled = transport.poll_fill(&mut self.buffer, cx);
+        if let Some(Bounds { open, lens }) = transport.bounds() {
+            let bounds = self.bounds.get_or_insert_default();
+            bounds.open = *open;
+            bounds.lens.append(lens);
+        }
+        filled
     }
 
     /// Gives back what is not needed while nothing comes.

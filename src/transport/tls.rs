@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::server::ServerConfig;
 use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::io::poll_read_buf;
 
 use super::{Boxed, Failed, Layer, Local, Passed, Refused, Signs, Transport};
 use crate::codec::FrameError;
@@ -155,7 +157,8 @@ pub(crate) async fn connect(
     Ok(Box::new(Encrypted::new(stream.into())))
 }
 
-fn failed(error: io::Error) -> HandshakeError {
+/// Why a handshake failed.
+pub(crate) fn failed(error: io::Error) -> HandshakeError {
     match rustls_error(&error) {
         Some(why) if is_about_certificates(why) => HandshakeError::Certificate(why.to_string()),
         Some(why) => HandshakeError::Tls(why.to_string()),
@@ -227,9 +230,27 @@ impl Encrypted {
 }
 
 impl Transport for Encrypted {
+    fn poll_fill(
+        &mut self,
+        buffer: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        match poll_read_buf(Pin::new(&mut self.stream), cx, buffer) {
+            // A peer that closed its side without TLS's word for it. Whether a frame was cut is seen in
+            // the frames, as on a bare socket.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(error)) if rustls_error(&error).is_some_and(is_about_records) => {
+                let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
+                Poll::Ready(Err(io::Error::other(why)))
+            }
+            read => read,
+        }
+    }
+
     fn passed(&self) -> Option<Passed> {
-        let below = self.stream.get_ref().0.below.passed()?;
-        Some(Passed { whole: self.whole, ..below })
+        Some(Passed { to_socket: self.stream.get_ref().0.taken, whole: self.whole })
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -248,27 +269,6 @@ impl Transport for Encrypted {
     fn signs(&mut self) -> Signs {
         let records = self.stream.get_mut().0;
         Signs { alive: std::mem::take(&mut records.come), part: records.part() }
-    }
-}
-
-impl AsyncRead for Encrypted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buf) {
-            // A peer that closed its side without TLS's word for it. Whether a frame was cut is seen in
-            // the frames, as on a bare socket.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) if rustls_error(&error).is_some_and(is_about_records) => {
-                let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
-                Poll::Ready(Err(io::Error::other(why)))
-            }
-            read => read,
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{pause, sleep};
 
-use super::marks::Marks;
 use super::*;
 use crate::conn::{CloseReason, Silence};
 use crate::inbound::Inbound;
@@ -23,15 +23,13 @@ async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection
     let (peer, stream) = duplex(1024);
     let settings = Settings { idle_deadline_ms: 1000, ..settings() };
     let codec = FrameCodec::new(settings.wire_format, settings.max_packet_size);
-    let below = Box::new(Plain::counted(stream));
-    let wire = Wire::new(below, Marks::default(), Marks::default(), codec.largest_frame());
-    let stream = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config(&codec))).await;
+    let below = Box::new(Plain::new(stream));
     let (tell, ends) = unbounded_channel();
     let server = Server::new(settings)
         .route_fn(1, async |msg: Inbound| msg)
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
-    let messages = Box::new(Messages::new(stream, codec));
-    (peer, ends, TestConnection::over(server, messages).await)
+    let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+    (peer, ends, TestConnection::over_ws(server, filter).await)
 }
 
 #[actix::test]
