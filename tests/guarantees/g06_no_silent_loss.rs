@@ -19,8 +19,8 @@ use zinxide::{
 use crate::SCHEME;
 use crate::support::{Does, Events, echo, echo_actor, encoded, journal, poll_once, tuned};
 use crate::transport::{
-    TestClient, bytes_from, client_and_writer, codec, connect, connect_passive, half_close,
-    on_the_wire, settings, write,
+    TestClient, bytes_from, client_and_writer, connect, connect_passive, half_close, on_the_wire,
+    settings, write,
 };
 
 /// A server without routes, with one connection.
