@@ -290,11 +290,11 @@ impl Connection {
                 Poll::Pending => {}
             }
         }
-        // For one that has closed its side first nobody watches.
+        // For one that has closed its side first, or has said that it takes nothing more, nobody watches.
         let closed_first =
             || matches!(self.why(), CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
-        if self.parted && (!self.link.taken.get() || closed_first() || self.link.is_acknowledged())
-        {
+        let is_done = || closed_first() || self.link.is_deaf() || self.link.is_acknowledged();
+        if self.parted && (!self.link.taken.get() || is_done()) {
             self.confirmed = true;
             return Poll::Ready(());
         }

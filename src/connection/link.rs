@@ -119,12 +119,20 @@ impl Link {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, layered, batch, .. } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(0)) };
         if let Some(intake) = intake {
             intake.admit(reader.len() + transport.held());
         }
-        reader.poll_fill(&mut **transport, pool, cx)
+        let filled = reader.poll_fill(&mut **transport, pool, cx);
+        // Before what is answered to the messages that came with it.
+        if *layered
+            && batch.is_empty()
+            && let Some(bytes) = transport.aside()
+        {
+            *batch = Batch::aside(bytes);
+        }
+        filled
     }
 
     /// Reports that the connection rests with so much input beside what the transport has.
@@ -278,6 +286,12 @@ impl Link {
     pub(crate) fn answers_end(&self) -> bool {
         let io = self.io.borrow();
         io.transport.as_ref().is_some_and(|transport| io.layered && transport.answers_end())
+    }
+
+    /// Whether the peer has said that it takes nothing more.
+    pub(crate) fn is_deaf(&self) -> bool {
+        let io = self.io.borrow();
+        io.layered && io.transport.as_ref().is_some_and(|transport| transport.is_deaf())
     }
 
     /// What has come that was not read.

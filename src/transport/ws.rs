@@ -6,6 +6,7 @@ mod door;
 mod filter;
 mod header;
 mod upgrade;
+mod utf8;
 
 use super::{Boxed, Failed, Layer, Local, PeerSide, Refused, gone};
 use crate::codec::FrameCodec;

@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::code::{close_payload, reason_of};
 use super::header::{Header, MAX_HEADER, Opcode};
+use super::utf8::Utf8;
 use crate::codec::envelope::{Envelope, mask};
 use crate::codec::{FrameCodec, FrameError};
 use crate::conn::CloseReason;
@@ -13,6 +14,10 @@ use crate::transport::Bounds;
 
 /// The longest payload of a control frame.
 const MAX_CONTROL: u64 = 125;
+
+/// So many bytes of replies wait for a peer that sends pings and does not read. It gets the reply to the
+/// latest one all the same.
+const PONGS: usize = 1024;
 
 /// A masked fragment of a single byte has seven. A message may have so many times the bytes of its frame.
 const FRAGMENTED: usize = 8;
@@ -43,14 +48,19 @@ pub(super) struct Door {
     bounds: Bounds,
     /// The payload of a control frame, as far as it has come.
     control: Vec<u8>,
-    /// What the latest ping said, until it is answered.
-    ping: Option<Vec<u8>>,
+    /// What has come of a text, of which nothing is kept.
+    text: Option<Utf8>,
+    /// Replies to pings, and where the last one begins.
+    pongs: BytesMut,
+    last_pong: usize,
     /// What the peer's close frame said, until it is answered.
     close: Option<Vec<u8>>,
     /// Why nothing more is read.
     over: Option<CloseReason>,
     /// Payloads are thrown away, and errors are no news.
     away: bool,
+    /// The caller has done with the input, and waits for its end.
+    lingers: bool,
     /// How many bytes came since it was over.
     read_away: usize,
     /// The peer has sent a close frame.
@@ -83,10 +93,13 @@ impl Door {
             part: 0,
             bounds: Bounds::default(),
             control: Vec::new(),
-            ping: None,
+            text: None,
+            pongs: BytesMut::new(),
+            last_pong: 0,
             close: None,
             over: None,
             away: false,
+            lingers: false,
             read_away: 0,
             is_closed: false,
             at_end: false,
@@ -118,6 +131,10 @@ impl Door {
                 if self.frame.is_control() {
                     if self.frame.len <= MAX_CONTROL {
                         self.control.extend_from_slice(payload);
+                    }
+                } else if let Some(text) = &mut self.text {
+                    if let Err(error) = text.follow(payload) {
+                        self.fail(error);
                     }
                 } else if !self.away {
                     if begin == end {
@@ -162,10 +179,12 @@ impl Door {
         };
         self.have = 0;
         self.part = self.part.saturating_add(used);
-        if !self.away
-            && let Err(error) = self.check(&header)
-        {
-            self.fail(error);
+        if !self.away {
+            match self.check(&header) {
+                Ok(()) if header.opcode == Opcode::Text => self.text = Some(Utf8::default()),
+                Ok(()) => {}
+                Err(error) => self.fail(error),
+            }
         }
         (self.frame, self.left) = (header, header.len);
         Some(used)
@@ -196,9 +215,8 @@ impl Door {
             Opcode::Text | Opcode::Binary if self.in_message => {
                 return broken("a message begins inside another");
             }
-            Opcode::Text => return Err(FrameError::Text),
             Opcode::Reserved => return broken("an opcode is unknown"),
-            Opcode::Continuation | Opcode::Binary => {}
+            Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
             Opcode::Close | Opcode::Ping | Opcode::Pong => {
                 return match header {
                     Header { fin: false, .. } => broken("a control frame is fragmented"),
@@ -223,7 +241,10 @@ impl Door {
         } else {
             self.in_message = !self.frame.fin;
             if self.frame.fin && !self.away {
-                self.end_message(&kept[kept.len() - self.bounds.open..]);
+                match self.text.take() {
+                    None => self.end_message(&kept[kept.len() - self.bounds.open..]),
+                    Some(text) => self.fail(text.end()),
+                }
             }
         }
         if !self.in_message {
@@ -250,7 +271,7 @@ impl Door {
     fn end_control(&mut self) {
         let said = std::mem::take(&mut self.control);
         match self.frame.opcode {
-            Opcode::Ping if self.over.is_none() => self.ping = Some(said),
+            Opcode::Ping if self.over.is_none() => self.reply_to_ping(&said),
             Opcode::Close => {
                 self.is_closed = true;
                 if self.over.is_none() {
@@ -263,6 +284,14 @@ impl Door {
             }
             _ => {}
         }
+    }
+
+    fn reply_to_ping(&mut self, said: &[u8]) {
+        if self.pongs.len() > PONGS {
+            self.pongs.truncate(self.last_pong);
+        }
+        self.last_pong = self.pongs.len();
+        self.pongs.extend_from_slice(&self.envelope.control(Opcode::PONG, said));
     }
 
     fn fail(&mut self, error: FrameError) {
@@ -286,10 +315,10 @@ impl Door {
         let why = self.over.as_ref()?;
         // The reset of a socket that has unread bytes would take the last words from the peer.
         let reads_on = match why {
-            CloseReason::Protocol(_) => self.sent != Sent::No && !self.is_closed,
+            CloseReason::Protocol(_) => !self.is_closed,
             _ => self.sent == Sent::Reply,
         };
-        if reads_on && !self.at_end && self.read_away < READ_AWAY {
+        if self.lingers && reads_on && !self.at_end && self.read_away < READ_AWAY {
             return None;
         }
         Some(match why {
@@ -304,11 +333,11 @@ impl Door {
 
     /// What comes from now on is thrown away, but for close frames. The buffer is another one, or none.
     pub(super) fn read_away(&mut self) {
-        self.away = true;
+        (self.away, self.lingers) = (true, true);
         self.bounds.open = 0;
     }
 
-    /// The control frame that is due.
+    /// The control frames that are due.
     pub(super) fn aside(&mut self) -> Option<Bytes> {
         if self.sent != Sent::No {
             return None;
@@ -316,7 +345,7 @@ impl Door {
         if self.close.is_some() {
             return self.reply_to_close();
         }
-        Some(self.envelope.control(Opcode::PONG, &self.ping.take()?))
+        (!self.pongs.is_empty()).then(|| std::mem::take(&mut self.pongs).freeze())
     }
 
     /// The close frame, if none was sent: a reply to the peer's, or one that says `why`.
