@@ -31,6 +31,14 @@ soak *args:
 browser:
     tests/browser/run
 
+# Autobahn's test suite; `--all` for its large messages, too
+conformance *args:
+    tests/conformance/run {{ args }}
+
+# WebSocket clients of other people: Node, Python, Chromium
+clients:
+    tests/clients/run
+
 # Format the code
 fmt:
     cargo fmt

@@ -40,7 +40,7 @@ enum Finish {
     Ours,
     /// The server closes with one of these codes, and after the client's reply the socket.
     Theirs(Vec<u16>),
-    /// As that, but the client has sent its close frame: what comes back is the reply.
+    /// As that, but the client has sent its close frame, a good or a bad one, and sends no other.
     Replied(Vec<Option<u16>>),
 }
 
@@ -86,7 +86,7 @@ impl Case {
         self
     }
 
-    /// As a case in which a close frame was sent, to which one of these is the reply.
+    /// As a case in which a close frame was sent, good or bad, to which one of these is the reply.
     pub(crate) fn replies(mut self, codes: &[Option<u16>]) -> Self {
         self.finish = Finish::Replied(codes.to_vec());
         self
