@@ -103,8 +103,8 @@ async def play(certificate, urls):
                 client = await connect(url, ssl=context, max_size=None, proxy=None)
                 await test(client)
                 await client.close()
-            if test is not a_close_is_replied_to_with_its_code and client.protocol.close_sent is not None:
-                expect("the reply to the close", client.protocol.close_rcvd is not None, True)
+            if client.protocol.close_rcvd is None:
+                raise Failure("the end came without a close frame")
             print(f"ok: Python, {scheme}: {test.__name__.replace('_', ' ')}", flush=True)
 
 
