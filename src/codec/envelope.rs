@@ -61,6 +61,7 @@ impl Envelope {
         match self {
             Self::None => put(dst),
             Self::Message => {
+                dst.reserve(MAX_HEADER + frame_len);
                 put_header(frame_len, 0, &mut *dst);
                 put(dst);
             }
