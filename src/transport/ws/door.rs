@@ -36,9 +36,10 @@ pub(super) struct Door {
     /// The frame whose header came last, and how much of its payload is still to come.
     frame: Header,
     left: u64,
-    /// A message has begun, and its last frame has not ended.
-    in_message: bool,
-    /// How many bytes came of the frame or message that is not complete, headers included.
+    /// How many bytes the frames have that are complete, of a message that is not. Each has a header: there
+    /// is such a message unless this is 0.
+    begun: usize,
+    /// The same with what came of the frame that is not complete, of that message or not.
     part: usize,
     bounds: Bounds,
     /// The payload of a control frame, as far as it has come.
@@ -79,7 +80,7 @@ impl Door {
             have: 0,
             frame: Header::NONE,
             left: 0,
-            in_message: false,
+            begun: 0,
             part: 0,
             bounds: Bounds::default(),
             control: Vec::new(),
@@ -181,6 +182,7 @@ impl Door {
     /// Whether a frame may have this header, here.
     fn check(&self, header: &Header) -> Result<(), FrameError> {
         let broken = |why| Err(FrameError::WebSocket(why));
+        let in_message = self.begun > 0;
         if header.reserved != 0 {
             return broken("reserved bits are not zero");
         }
@@ -190,10 +192,10 @@ impl Door {
             _ => {}
         }
         match header.opcode {
-            Opcode::Continuation if !self.in_message => {
+            Opcode::Continuation if !in_message => {
                 return broken("there is nothing to continue");
             }
-            Opcode::Text | Opcode::Binary if self.in_message => {
+            Opcode::Text | Opcode::Binary if in_message => {
                 return broken("a message begins inside another");
             }
             Opcode::Text => return Err(FrameError::Text),
@@ -220,15 +222,15 @@ impl Door {
     fn end_frame(&mut self, kept: &[u8]) {
         if self.frame.is_control() {
             self.end_control();
-        } else {
-            self.in_message = !self.frame.fin;
-            if self.frame.fin && !self.away {
+        } else if self.frame.fin {
+            self.begun = 0;
+            if !self.away {
                 self.end_message(&kept[kept.len() - self.bounds.open..]);
             }
+        } else {
+            self.begun = self.part;
         }
-        if !self.in_message {
-            self.part = 0;
-        }
+        self.part = self.begun;
     }
 
     /// A message is one frame, no less and no more.
