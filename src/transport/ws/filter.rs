@@ -51,7 +51,8 @@ impl Transport for Filter {
             _ => door.take(buffer, from),
         }
         Poll::Ready(match door.end() {
-            Some(end) if buffer.len() <= from => end,
+            // There is no whole message to be handed out before.
+            Some(end) if buffer.len() <= door.bounds().open => end,
             _ => Ok(n),
         })
     }

@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,6 +17,11 @@ use crate::transport::Plain;
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 const PONG: [u8; 2] = [0x8a, 0];
 
+thread_local! {
+    /// How many messages the route 1 has got.
+    static HANDLED: Cell<u32> = const { Cell::new(0) };
+}
+
 /// A peer of a connection with an idle deadline of a second, on a clock that stands still, and why that
 /// ends.
 async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection) {
@@ -26,7 +32,10 @@ async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection
     let below = Box::new(Plain::new(stream));
     let (tell, ends) = unbounded_channel();
     let server = Server::new(settings)
-        .route_fn(1, async |msg: Inbound| msg)
+        .route_fn(1, async |msg: Inbound| {
+            HANDLED.set(HANDLED.get() + 1);
+            msg
+        })
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
     let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
     (peer, ends, TestConnection::over_ws(server, filter).await)
@@ -58,4 +67,23 @@ async fn a_ping_is_a_sign_of_life() {
     }
     assert!(ends.try_recv().is_err());
     assert_eq!(within(ends.recv()).await, Some(CloseReason::Silent(Silence::Idle)));
+}
+
+/// What a client sends by a frame with this first byte.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+#[actix::test]
+async fn a_message_that_an_empty_fragment_completes_is_handled_though_a_close_frame_follows() {
+    let (mut peer, mut ends, _connection) = idle().await;
+    let packet = [1, 0, 0, 0, 1, 0, 0, 0, b'x'];
+    peer.write_all(&masked(0x02, &packet)).await.unwrap();
+    // A read of its own: the reader has all of the payload when the last header comes.
+    tokio::task::yield_now().await;
+    let end = [masked(0x80, b""), masked(0x88, &[0x03, 0xe8])].concat();
+    peer.write_all(&end).await.unwrap();
+    // The echo is lost: a peer that has sent a close frame takes nothing more.
+    assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
+    assert_eq!(HANDLED.get(), 1);
 }
