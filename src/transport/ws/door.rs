@@ -52,6 +52,8 @@ pub(super) struct Door {
     over: Option<CloseReason>,
     /// Payloads are thrown away, and errors are no news.
     away: bool,
+    /// This side has nothing more to send, and reads to see the peer do so too.
+    parts: bool,
     /// How many bytes came since it was over.
     read_away: usize,
     /// The peer has sent a close frame.
@@ -67,7 +69,7 @@ enum Sent {
     No,
     /// Before the peer's.
     First,
-    /// In reply to the peer's.
+    /// After the peer's.
     Reply,
 }
 
@@ -88,6 +90,7 @@ impl Door {
             close: None,
             over: None,
             away: false,
+            parts: false,
             read_away: 0,
             is_closed: false,
             at_end: false,
@@ -287,11 +290,12 @@ impl Door {
     pub(super) fn end(&self) -> Option<io::Result<usize>> {
         let why = self.over.as_ref()?;
         // The reset of a socket that has unread bytes would take the last words from the peer.
-        let reads_on = match why {
-            CloseReason::Protocol(_) => self.sent != Sent::No && !self.is_closed,
-            _ => self.sent == Sent::Reply,
+        let reads_on = match self.sent {
+            Sent::No => false,
+            Sent::First => matches!(why, CloseReason::Protocol(_)) && !self.is_closed,
+            Sent::Reply => true,
         };
-        if reads_on && !self.at_end && self.read_away < READ_AWAY {
+        if self.parts && reads_on && !self.at_end && self.read_away < READ_AWAY {
             return None;
         }
         Some(match why {
@@ -306,7 +310,7 @@ impl Door {
 
     /// What comes from now on is thrown away, but for close frames. The buffer is another one, or none.
     pub(super) fn read_away(&mut self) {
-        self.away = true;
+        (self.away, self.parts) = (true, true);
         self.bounds.open = 0;
     }
 
@@ -327,7 +331,7 @@ impl Door {
             return None;
         }
         self.reply_to_close().or_else(|| {
-            self.sent = Sent::First;
+            self.sent = if self.is_closed { Sent::Reply } else { Sent::First };
             Some(self.envelope.control(Opcode::CLOSE, &close_payload(why)))
         })
     }

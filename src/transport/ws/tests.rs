@@ -36,6 +36,10 @@ async fn idle() -> (DuplexStream, UnboundedReceiver<CloseReason>, TestConnection
             HANDLED.set(HANDLED.get() + 1);
             msg
         })
+        .route_fn(2, async |msg: Inbound| {
+            sleep(Duration::from_millis(500)).await;
+            msg
+        })
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
     let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
     (peer, ends, TestConnection::over_ws(server, filter).await)
@@ -86,4 +90,16 @@ async fn a_message_that_an_empty_fragment_completes_is_handled_though_a_close_fr
     // The echo is lost: a peer that has sent a close frame takes nothing more.
     assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
     assert_eq!(HANDLED.get(), 1);
+}
+
+#[actix::test]
+async fn a_close_frame_that_is_replied_to_while_a_handler_waits_ends_the_connection() {
+    let (mut peer, mut ends, _connection) = idle().await;
+    let packet = [1, 0, 0, 0, 2, 0, 0, 0, b'x'];
+    let stream = [masked(0x82, &packet), masked(0x88, &[0x03, 0xe8])].concat();
+    peer.write_all(&stream).await.unwrap();
+    let mut reply = Vec::new();
+    within(peer.read_to_end(&mut reply)).await.unwrap();
+    assert_eq!(reply, [0x88, 2, 0x03, 0xe8]);
+    assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
 }

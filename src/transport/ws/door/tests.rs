@@ -1,5 +1,6 @@
 //! The receiving side of a WebSocket, as RFC 6455 describes it.
 
+mod closing;
 mod cuts;
 mod errors;
 
