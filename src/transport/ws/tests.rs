@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{pause, sleep};
 
+use super::header::{Header, Opcode};
 use super::*;
 use crate::conn::{CloseReason, Silence};
 use crate::inbound::Inbound;
@@ -102,4 +103,65 @@ async fn a_close_frame_that_is_replied_to_while_a_handler_waits_ends_the_connect
     within(peer.read_to_end(&mut reply)).await.unwrap();
     assert_eq!(reply, [0x88, 2, 0x03, 0xe8]);
     assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
+}
+
+/// The frames of a server, one behind the other: opcodes and payloads. Panics if they do not end with one.
+fn frames(mut bytes: &[u8]) -> Vec<(Opcode, &[u8])> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (header, len) = Header::parse(bytes).unwrap();
+        assert!(header.fin && header.reserved == 0 && header.key.is_none());
+        let (frame, rest) = bytes.split_at(len + header.len as usize);
+        frames.push((header.opcode, &frame[len..]));
+        bytes = rest;
+    }
+    frames
+}
+
+#[actix::test]
+async fn pongs_stand_between_frames_however_little_the_peer_takes() {
+    for pipe in [1, 3, 100, 100_000] {
+        let (peer, stream) = duplex(pipe);
+        let (mut peer_reads, mut peer_writes) = tokio::io::split(peer);
+        let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
+        let below = Box::new(Plain::new(stream));
+        let codec = FrameCodec::new(settings().wire_format, settings().max_packet_size);
+        let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+        let _connection = TestConnection::over_ws(server, filter).await;
+        let packets: Vec<_> = (0..100_u8)
+            .map(|n| [&[n, 0, 0, 0, 1, 0, 0, 0][..], &vec![n; n.into()]].concat())
+            .collect();
+        let (all, mut has_all) = tokio::sync::oneshot::channel();
+        let writes = async {
+            for packet in &packets {
+                let mut message = masked(0x82, packet);
+                message.extend(masked(0x89, &packet[..1]));
+                peer_writes.write_all(&message).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            // A peer that has closed takes nothing more.
+            (&mut has_all).await.unwrap();
+            peer_writes.write_all(&masked(0x88, b"")).await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let reads = async {
+            let (last, mut all) = (packets.last().unwrap(), Some(all));
+            while peer_reads.read_buf(&mut heard).await.unwrap() > 0 {
+                // One pong may stand behind it.
+                let end = &heard[heard.len().saturating_sub(last.len() + 3)..];
+                if all.is_some() && end.windows(last.len()).any(|bytes| bytes == last) {
+                    all.take().unwrap().send(()).unwrap();
+                }
+            }
+        };
+        within(async { tokio::join!(writes, reads) }).await;
+        let mut frames = frames(&heard);
+        assert_eq!(frames.pop(), Some((Opcode::Close, &b""[..])));
+        let (echoes, pongs): (Vec<_>, Vec<_>) =
+            frames.into_iter().partition(|(opcode, _)| *opcode == Opcode::Binary);
+        let echoes: Vec<_> = echoes.into_iter().map(|(_, echo)| echo).collect();
+        assert!(echoes == packets, "the echoes are all there, whole");
+        assert!(!pongs.is_empty() && pongs.iter().all(|(opcode, _)| *opcode == Opcode::Pong));
+        assert!(pongs.is_sorted_by_key(|(_, payload)| payload[0]));
+    }
 }
