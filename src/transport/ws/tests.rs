@@ -8,7 +8,10 @@ use tokio::time::{pause, sleep};
 
 use super::header::{Header, Opcode};
 use super::*;
+use crate::codec::FrameError;
+use crate::codec::framing::{Found, Framing};
 use crate::conn::{CloseReason, Silence};
+use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -164,4 +167,47 @@ async fn pongs_stand_between_frames_however_little_the_peer_takes() {
         assert!(!pongs.is_empty() && pongs.iter().all(|(opcode, _)| *opcode == Opcode::Pong));
         assert!(pongs.is_sorted_by_key(|(_, payload)| payload[0]));
     }
+}
+
+/// Takes any message as one frame.
+#[derive(Debug)]
+struct AnyMessage;
+
+impl Framing for AnyMessage {
+    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+        Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
+    }
+
+    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        dst.extend_from_slice(payload);
+    }
+
+    fn overhead(&self) -> usize {
+        0
+    }
+}
+
+#[actix::test]
+async fn a_framing_that_takes_any_message_gets_each_of_several_in_a_read() {
+    let (mut peer, stream) = duplex(1 << 16);
+    let server = Server::new(settings()).framing(AnyMessage).route_fn(1, async |msg: Inbound| msg);
+    let below = Box::new(Plain::new(stream));
+    let codec = FrameCodec::framed(AnyMessage, 100);
+    let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+    let _connection = TestConnection::over_ws(server, filter).await;
+    let stream = [
+        masked(0x82, b"one"),
+        masked(0x02, b"t"),
+        masked(0x80, b"wo"),
+        masked(0x82, b"three"),
+        masked(0x02, b"be"),
+    ];
+    peer.write_all(&stream.concat()).await.unwrap();
+    let mut echoes = [0; 17];
+    within(peer.read_exact(&mut echoes)).await.unwrap();
+    assert_eq!(&echoes, b"\x82\x03one\x82\x03two\x82\x05three");
+    peer.write_all(&masked(0x80, b"gun")).await.unwrap();
+    let mut last = [0; 7];
+    within(peer.read_exact(&mut last)).await.unwrap();
+    assert_eq!(&last, b"\x82\x05begun");
 }
