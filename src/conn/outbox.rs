@@ -314,7 +314,8 @@ impl Batch {
     /// A batch of one encoded frame of which the first `written` bytes are gone already.
     pub(crate) fn rest_of(bytes: Bytes, written: usize) -> Self {
         let segment = Segment { bytes, frames: 1, kind: Kind::Shared };
-        Self { segments: VecDeque::from([segment]), written, ..Self::default() }
+        let (segments, begun) = (VecDeque::from([segment]), written > 0);
+        Self { segments, written, begun, ..Self::default() }
     }
 
     /// A batch of what is no frame.

@@ -14,7 +14,7 @@ use crate::codec::envelope::Envelope;
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 pub(crate) use connect::{connect, header_name, request};
-use filter::Filter;
+pub(crate) use filter::Filter;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
 
