@@ -299,6 +299,7 @@ impl Door {
     fn fail(&mut self, error: FrameError) {
         self.over.get_or_insert(CloseReason::Protocol(error));
         self.away = true;
+        self.text = None;
     }
 
     /// The peer has ended its output.
@@ -338,6 +339,7 @@ impl Door {
     pub(super) fn read_away(&mut self) {
         (self.away, self.lingers) = (true, true);
         self.bounds.open = 0;
+        self.text = None;
     }
 
     /// The control frames that are due.

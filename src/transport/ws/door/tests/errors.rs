@@ -215,6 +215,10 @@ fn a_text_is_refused_when_it_is_whole_and_what_is_no_text_at_its_first_byte_that
         let all = frame(FIN | TEXT, &[broken, b"and more"].concat());
         incoming.read(&all[..6 + broken.len()]);
         assert_eq!(incoming.error(), not_utf8);
+        // Whatever follows is no news.
+        incoming.read(&all[6 + broken.len()..]);
+        incoming.read(&[frame(TEXT, &[0xff; 20]), frame(FIN | CONTINUATION, b"x")].concat());
+        assert_eq!(incoming.error(), not_utf8);
     }
     let mut incoming = Incoming::new(ltv());
     incoming.read(&frame(FIN | TEXT, b"half \xce"));
