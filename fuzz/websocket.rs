@@ -15,8 +15,8 @@
 //!
 //! [`Walk`] finds by headers alone where they do, and that nowhere else:
 //!
-//! - **Text** is refused by its header, with 1003: frames are binary. The library takes text, and has a code for
-//!   that which is not UTF-8, 1007.
+//! - **Text** is refused with 1003 when it is whole: frames are binary. The library takes it. Both refuse what is not
+//!   UTF-8 with 1007, the filter at the first byte that cannot be, the library at the end of its fragment.
 //! - **An error of a header is told when the header has come.** The library waits for the payload, except for a
 //!   frame that is too long and for an unknown opcode; it gets zeros for a payload here.
 //! - **Of several errors of one header** each side names the one that it looks for first: the library the length,
@@ -265,9 +265,12 @@ impl Head {
 
     fn payload(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let end = usize::try_from(self.len).ok()?.checked_add(self.end)?;
+        Some(self.unmask(bytes.get(self.end..end)?))
+    }
+
+    fn unmask(&self, payload: &[u8]) -> Vec<u8> {
         let key = self.key.unwrap_or_default();
-        let payload = bytes.get(self.end..end)?.iter().zip(key.iter().cycle());
-        Some(payload.map(|(byte, key)| byte ^ key).collect())
+        payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
     }
 }
 
@@ -280,6 +283,8 @@ enum Stop {
     Header { at: usize, codes: Codes },
     /// Behind a message that is no frame.
     Message { end: usize, code: u16 },
+    /// Behind a text, or where it cannot be one any more: within a fragment that is not whole?
+    Text { end: usize, code: u16, is_whole: bool },
     /// Behind a close frame.
     Close { end: usize, said: Vec<u8> },
 }
@@ -304,6 +309,7 @@ impl Walk {
         let (mut frames, mut messages, mut pings) = (Vec::new(), Vec::new(), Vec::new());
         // The message that has begun, and how many bytes its whole frames have.
         let (mut message, mut begun) = (Vec::new(), 0);
+        let mut is_text = false;
         let mut at = 0;
         let stop = loop {
             let rest = &input.sent[at..];
@@ -314,7 +320,15 @@ impl Walk {
             if !(codes.common.is_empty() && codes.ours.is_empty()) {
                 break Stop::Header { at, codes };
             }
+            is_text |= head.opcode() == TEXT;
             let Some(mut payload) = head.payload(rest) else {
+                if is_text && !head.is_control() {
+                    let text = [&message[..], &head.unmask(&rest[head.end..])].concat();
+                    if is_broken(&text) {
+                        let end = input.sent.len();
+                        break Stop::Text { end, code: INVALID, is_whole: false };
+                    }
+                }
                 break Stop::End { inside: begun + rest.len() };
             };
             at += head.end + payload.len();
@@ -325,6 +339,11 @@ impl Walk {
                 _ => {
                     begun += head.end + payload.len();
                     message.append(&mut payload);
+                    if is_text && (head.fin() || is_broken(&message)) {
+                        let is_utf8 = std::str::from_utf8(&message).is_ok();
+                        let code = if is_utf8 { UNSUPPORTED } else { INVALID };
+                        break Stop::Text { end: at, code, is_whole: true };
+                    }
                     if head.fin() {
                         begun = 0;
                         match input.frame(&message) {
@@ -340,6 +359,11 @@ impl Walk {
     }
 }
 
+/// Whether this is no text, whatever follows.
+fn is_broken(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_err_and(|error| error.error_len().is_some())
+}
+
 /// What is wrong with a header, of a message of which so much has come.
 fn codes(head: &Head, input: &Input<'_>, begun: usize, have: u64) -> Codes {
     let Codes { mut common, mut ours } = Codes::default();
@@ -352,9 +376,6 @@ fn codes(head: &Head, input: &Input<'_>, begun: usize, have: u64) -> Codes {
     };
     if broken || head.first & 0x70 != 0 || head.key.is_some() != input.from_client {
         common.insert(PROTOCOL);
-    }
-    if head.opcode() == TEXT && !inside {
-        ours.insert(UNSUPPORTED);
     }
     if !head.is_control() && head.len > max - have || head.len > max.max(MAX_CONTROL) {
         common.insert(TOO_BIG);
@@ -381,6 +402,8 @@ enum OracleEnd {
     Failed(u16),
     /// A close frame, to which this is the reply.
     Closed(Vec<u8>),
+    /// A text.
+    Text,
 }
 
 /// Both directions of a socket.
@@ -429,6 +452,7 @@ impl Oracle {
                     assert_eq!(opcode, CLOSE);
                     break OracleEnd::Closed(reply);
                 }
+                Ok(Message::Text(_)) => break OracleEnd::Text,
                 Ok(other) => panic!("{other:?} is none of what it gets"),
                 Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
                     break OracleEnd::Eof;
@@ -518,6 +542,18 @@ pub(crate) fn websocket(input: &[u8]) {
             assert_eq!(input.frame(&not_one), Err(*expected));
             oracle
         }
+        &Stop::Text { end, code: expected, is_whole } => {
+            assert_eq!(code, Some(expected));
+            let oracle = Oracle::new(&input, up_to(end));
+            let expected = match expected {
+                UNSUPPORTED => OracleEnd::Text,
+                // It waits for the rest of the fragment.
+                _ if !is_whole => OracleEnd::Eof,
+                invalid => OracleEnd::Failed(invalid),
+            };
+            assert_eq!(oracle.end, expected);
+            oracle
+        }
         Stop::Close { end, said } => {
             let oracle = Oracle::new(&input, up_to(*end));
             let is_text = said.get(2..).is_none_or(|text| std::str::from_utf8(text).is_ok());
@@ -532,7 +568,7 @@ pub(crate) fn websocket(input: &[u8]) {
                     assert!(!matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999), "{code}");
                 }
                 OracleEnd::Failed(expected) => assert_eq!(code, Some(*expected)),
-                OracleEnd::Eof => panic!("the library has not seen the close frame {said:?}"),
+                other => panic!("the library has {other:?} for the close frame {said:?}"),
             }
             oracle
         }

@@ -229,7 +229,8 @@ impl Door {
         }
         let max = self.codec.largest_frame();
         let most = max.saturating_mul(FRAGMENTED).saturating_add(MAX_HEADER);
-        if header.len > (max - self.bounds.open) as u64 || self.part > most {
+        let have = self.text.as_ref().map_or(self.bounds.open, Utf8::len);
+        if header.len > (max - have) as u64 || self.part > most {
             return Err(FrameError::MessageTooLong { max });
         }
         Ok(())
