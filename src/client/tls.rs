@@ -8,7 +8,6 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_rustls::rustls;
 
 use super::ConnectError;
 use crate::conn::HandshakeError;
@@ -88,7 +87,7 @@ impl Tls {
 
     fn config(self) -> Result<ClientConfig, String> {
         let text = |error: rustls::Error| error.to_string();
-        let provider = Arc::new(credentials::provider());
+        let provider = credentials::default_provider();
         let algorithms = provider.signature_verification_algorithms;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

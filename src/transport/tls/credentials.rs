@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
-use tokio_rustls::rustls::{
-    CertificateError, Error as RustlsError, InconsistentKeys, RootCertStore,
-};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{CertificateError, Error as RustlsError, InconsistentKeys, RootCertStore};
 
 use super::pem::{self, Block, ENCRYPTED, Error};
 
@@ -91,13 +89,13 @@ fn private_key(text: &[u8]) -> Result<Arc<dyn SigningKey>, Error> {
     };
     let key = PrivateKeyDer::from_pem_slice(&block.to_pem(block.label));
     let key = key.map_err(|_| Error::at(block.line, DAMAGED))?;
-    let key = provider().key_provider.load_private_key(key);
+    let key = default_provider().key_provider.load_private_key(key);
     key.map_err(|_| Error::at(block.line, NOT_USABLE))
 }
 
 /// Named, because which provider is the process's depends on what else is compiled in.
-pub(crate) fn provider() -> CryptoProvider {
-    ring::default_provider()
+pub(crate) fn default_provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
 }
 
 /// Why there is no identity to be had: about which of its texts, if not about both.

@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio_rustls::rustls::{Error as RustlsError, RootCertStore};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::{Error as RustlsError, RootCertStore};
 
 use super::credentials::{self, BadIdentity};
 use crate::secret::shown_path;
@@ -62,7 +62,7 @@ impl Files {
 
     /// Reads them, which may take for ever: they may be pipes, or on a machine that is away.
     pub(super) fn load(&self) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(credentials::provider());
+        let provider = credentials::default_provider();
         let bad = |error: RustlsError| TlsError::Pair(error.to_string());
         let config = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let config = config.with_safe_default_protocol_versions().map_err(bad)?;
