@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::ClientConnection;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConfig, ServerConnection};
 use rustls::{AlertDescription, ClientConfig, Error as RustlsError};
@@ -54,6 +55,7 @@ impl PeerCertificates {
 /// The server's side, with certificates that can be changed.
 pub(crate) struct ServerTls {
     files: Files,
+    provider: Arc<CryptoProvider>,
     /// How many times the files were begun to be read.
     begun: AtomicU64,
     in_use: RwLock<InUse>,
@@ -68,11 +70,15 @@ struct InUse {
 }
 
 impl ServerTls {
-    pub(crate) fn new(settings: &Settings) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        settings: &Settings,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
         let files = Files::new(settings);
-        let config = Arc::new(files.load()?);
+        let config = Arc::new(files.load(&provider)?);
         Ok(Self {
             files,
+            provider,
             begun: AtomicU64::new(0),
             in_use: RwLock::new(InUse { config, number: 0 }),
             reloading: Arc::default(),
@@ -87,7 +93,7 @@ impl ServerTls {
     /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let config = Arc::new(self.files.load()?);
+        let config = Arc::new(self.files.load(&self.provider)?);
         let mut in_use = self.in_use.write().unwrap_or_else(PoisonError::into_inner);
         // One that began later and was faster has read what is newer.
         if number > in_use.number {

@@ -12,5 +12,7 @@ mod support;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_files;
+#[cfg(feature = "tls")]
+mod tls_provider;
 #[cfg(feature = "ws")]
 mod websocket;

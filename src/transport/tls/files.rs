@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{Error as RustlsError, RootCertStore};
 
@@ -33,6 +35,10 @@ pub enum TlsError {
     /// The files do not fit each other.
     #[error("settings `tls_cert` and `tls_key`: {0}")]
     Pair(String),
+    /// The application's `CryptoProvider` has nothing that TLS can be had with, or there are no random numbers
+    /// to be had.
+    #[error("the provider of cryptography: {0}")]
+    Provider(String),
     /// There is no TLS to be had files for.
     #[error("the server has no endpoint with TLS")]
     Unused,
@@ -61,36 +67,42 @@ impl Files {
     }
 
     /// Reads them, which may take for ever: they may be pipes, or on a machine that is away.
-    pub(super) fn load(&self) -> Result<ServerConfig, TlsError> {
-        let provider = credentials::default_provider();
-        let bad = |error: RustlsError| TlsError::Pair(error.to_string());
-        let config = ServerConfig::builder_with_provider(Arc::clone(&provider));
-        let config = config.with_safe_default_protocol_versions().map_err(bad)?;
-        let config = match &self.client_ca {
+    pub(super) fn load(&self, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
+        let unusable = |error: RustlsError| TlsError::Provider(error.to_string());
+        let config = ServerConfig::builder_with_provider(Arc::clone(provider));
+        let config = config.with_safe_default_protocol_versions().map_err(unusable)?;
+        let config = match self.verifier(provider)? {
             None => config.with_no_client_auth(),
-            Some(file) => {
-                let roots = Arc::new(roots("tls_client_ca", file)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-                let verifier = match self.client_cert {
-                    ClientCert::Required => verifier,
-                    ClientCert::Optional => verifier.allow_unauthenticated(),
-                };
-                let verifier = verifier.build();
-                let verifier =
-                    verifier.map_err(|error| file_error("tls_client_ca", file, error))?;
-                config.with_client_cert_verifier(verifier)
-            }
+            Some(verifier) => config.with_client_cert_verifier(verifier),
         };
         let cert = read("tls_cert", &self.cert)?;
         // One file with both may be a pipe, which can be read once; and it cannot change in between.
         let apart = (self.key != self.cert).then(|| read("tls_key", &self.key)).transpose()?;
         let key = apart.as_ref().unwrap_or(&cert);
-        let identity = credentials::identity(&cert, key).map_err(|error| match error {
-            BadIdentity::Chain(why) => file_error("tls_cert", &self.cert, why),
-            BadIdentity::Key(why) => file_error("tls_key", &self.key, why),
-            BadIdentity::Pair(why) => TlsError::Pair(why.to_owned()),
-        })?;
+        let identity =
+            credentials::identity(&cert, key, provider).map_err(|error| match error {
+                BadIdentity::Chain(why) => file_error("tls_cert", &self.cert, why),
+                BadIdentity::Key(why) => file_error("tls_key", &self.key, why),
+                BadIdentity::Pair(why) => TlsError::Pair(why.to_owned()),
+            })?;
         Ok(config.with_cert_resolver(identity))
+    }
+
+    fn verifier(
+        &self,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+        let Some(file) = &self.client_ca else { return Ok(None) };
+        let roots = Arc::new(roots("tls_client_ca", file)?);
+        let provider = Arc::clone(provider);
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        let verifier = match self.client_cert {
+            ClientCert::Required => verifier,
+            ClientCert::Optional => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier.build();
+        let verifier = verifier.map_err(|error| file_error("tls_client_ca", file, error))?;
+        Ok(Some(verifier))
     }
 }
 

@@ -74,7 +74,7 @@ fn known(
     let path = file.to_str().unwrap();
     let [tls_cert, tls_key, tls_client_ca] = [path; 3].map(str::to_owned);
     let settings = Settings { tls_cert, tls_key, tls_client_ca, ..Settings::default() };
-    let server = ServerTls::new(&settings).unwrap();
+    let server = ServerTls::new(&settings, default_provider()).unwrap();
     std::fs::remove_file(file).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(cert.clone()).unwrap();
