@@ -296,6 +296,8 @@ impl Server {
     /// application's own, or fewer cipher suites. One with which no version of TLS can be spoken is an error of
     /// [`bind`](Self::bind); endpoints without TLS have no use for it.
     ///
+    /// Session tickets, which clients keep and only the server reads, are encrypted by ring in any case.
+    ///
     /// The types are those of [`crate::rustls`], of which other versions do not fit.
     ///
     /// ```

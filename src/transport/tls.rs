@@ -14,15 +14,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::ClientConnection;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::{ServerConfig, ServerConnection};
-use rustls::{AlertDescription, ClientConfig, Error as RustlsError};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ServerConnection;
+use rustls::{AlertDescription, ClientConfig, Error as RustlsError, HandshakeKind};
 
 use super::{Boxed, Failed, Layer, Local, Refused};
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::settings::Settings;
 use encrypted::Encrypted;
+use files::Loaded;
 pub use files::TlsError;
 pub(crate) use files::{Files, roots};
 
@@ -64,7 +65,7 @@ pub(crate) struct ServerTls {
 }
 
 struct InUse {
-    config: Arc<ServerConfig>,
+    loaded: Arc<Loaded>,
     /// Which of the times it was read.
     number: u64,
 }
@@ -75,12 +76,12 @@ impl ServerTls {
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, TlsError> {
         let files = Files::new(settings);
-        let config = Arc::new(files.load(&provider)?);
+        let loaded = Arc::new(files.load(&provider, None)?);
         Ok(Self {
             files,
             provider,
             begun: AtomicU64::new(0),
-            in_use: RwLock::new(InUse { config, number: 0 }),
+            in_use: RwLock::new(InUse { loaded, number: 0 }),
             reloading: Arc::default(),
         })
     }
@@ -93,22 +94,37 @@ impl ServerTls {
     /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let config = Arc::new(self.files.load(&self.provider)?);
+        let loaded = Arc::new(self.files.load(&self.provider, Some(&self.in_use()))?);
         let mut in_use = self.in_use.write().unwrap_or_else(PoisonError::into_inner);
         // One that began later and was faster has read what is newer.
         if number > in_use.number {
-            *in_use = InUse { config, number };
+            *in_use = InUse { loaded, number };
         }
         Ok(())
     }
 
+    fn in_use(&self) -> Arc<Loaded> {
+        Arc::clone(&self.in_use.read().unwrap_or_else(PoisonError::into_inner).loaded)
+    }
+
     /// Shakes hands.
     async fn encrypt(&self, below: Boxed) -> Result<Box<Encrypted>, HandshakeError> {
-        let in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
-        let session = ServerConnection::new(Arc::clone(&in_use.config));
-        drop(in_use);
+        let loaded = self.in_use();
+        let session = ServerConnection::new(Arc::clone(&loaded.config));
         let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
-        Encrypted::shake_hands(below, session).await.map_err(failed)
+        let encrypted = Encrypted::shake_hands(below, session).await.map_err(failed)?;
+        let session = encrypted.session();
+        // A ticket has the client's certificates, and rustls takes them as they were. Each session that is
+        // resumed gets new tickets, so that this would go on for as long as the client likes.
+        if session.handshake_kind() == Some(HandshakeKind::Resumed)
+            && let (Some(clients), Some([leaf, rest @ ..])) =
+                (&loaded.clients, session.peer_certificates())
+        {
+            let now = loaded.config.time_provider.current_time().unwrap_or_else(UnixTime::now);
+            let verified = clients.verifier.verify_client_cert(leaf, rest, now);
+            verified.map_err(|error| HandshakeError::Certificate(error.to_string()))?;
+        }
+        Ok(encrypted)
     }
 }
 

@@ -14,5 +14,7 @@ mod tls;
 mod tls_files;
 #[cfg(feature = "tls")]
 mod tls_provider;
+#[cfg(feature = "tls")]
+mod tls_sessions;
 #[cfg(feature = "ws")]
 mod websocket;

@@ -6,7 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::TrustAnchor;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use rustls::{Error as RustlsError, RootCertStore};
@@ -66,14 +67,20 @@ impl Files {
         }
     }
 
-    /// Reads them, which may take for ever: they may be pipes, or on a machine that is away.
-    pub(super) fn load(&self, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
+    /// Reads them, which may take for ever: they may be pipes, or on a machine that is away. `before` is what is
+    /// in use.
+    pub(super) fn load(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        before: Option<&Loaded>,
+    ) -> Result<Loaded, TlsError> {
+        let clients = self.clients(provider)?;
         let unusable = |error: RustlsError| TlsError::Provider(error.to_string());
         let config = ServerConfig::builder_with_provider(Arc::clone(provider));
         let config = config.with_safe_default_protocol_versions().map_err(unusable)?;
-        let config = match self.verifier(provider)? {
+        let config = match &clients {
             None => config.with_no_client_auth(),
-            Some(verifier) => config.with_client_cert_verifier(verifier),
+            Some(clients) => config.with_client_cert_verifier(Arc::clone(&clients.verifier)),
         };
         let cert = read("tls_cert", &self.cert)?;
         // One file with both may be a pipe, which can be read once; and it cannot change in between.
@@ -85,25 +92,53 @@ impl Files {
                 BadIdentity::Key(why) => file_error("tls_key", &self.key, why),
                 BadIdentity::Pair(why) => TlsError::Pair(why.to_owned()),
             })?;
-        Ok(config.with_cert_resolver(identity))
+        let mut config = config.with_cert_resolver(identity);
+        config.ticketer = match before {
+            Some(before) if anchors(&before.clients) == anchors(&clients) => {
+                Arc::clone(&before.config.ticketer)
+            }
+            _ => ring::Ticketer::new().map_err(unusable)?,
+        };
+        Ok(Loaded { config: Arc::new(config), clients })
     }
 
-    fn verifier(
-        &self,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    fn clients(&self, provider: &Arc<CryptoProvider>) -> Result<Option<Clients>, TlsError> {
         let Some(file) = &self.client_ca else { return Ok(None) };
         let roots = Arc::new(roots("tls_client_ca", file)?);
         let provider = Arc::clone(provider);
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider);
         let verifier = match self.client_cert {
             ClientCert::Required => verifier,
             ClientCert::Optional => verifier.allow_unauthenticated(),
         };
         let verifier = verifier.build();
         let verifier = verifier.map_err(|error| file_error("tls_client_ca", file, error))?;
-        Ok(Some(verifier))
+        Ok(Some(Clients { roots, verifier }))
     }
+}
+
+/// What handshakes are made with.
+pub(super) struct Loaded {
+    /// With a ticketer, because the sessions of a crowd are too many to be kept here: their clients keep them. It
+    /// has the key that tickets are encrypted with, which it changes by itself, and is that of the files before,
+    /// so that clients resume their sessions after a reload, too. Not so if the roots of clients have changed: a
+    /// client has to show then that it is trusted by the new ones.
+    ///
+    /// Early data stays off: whoever recorded it could send it again.
+    pub(super) config: Arc<ServerConfig>,
+    /// `None` if clients need no certificates.
+    pub(super) clients: Option<Clients>,
+}
+
+/// Whom clients' certificates must lead to.
+#[derive(Clone)]
+pub(super) struct Clients {
+    roots: Arc<RootCertStore>,
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+}
+
+fn anchors(clients: &Option<Clients>) -> Option<&[TrustAnchor<'static>]> {
+    clients.as_ref().map(|clients| &clients.roots.roots[..])
 }
 
 fn file_error(key: &'static str, file: &Path, why: impl fmt::Display) -> TlsError {

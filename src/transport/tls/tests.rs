@@ -5,9 +5,12 @@ use std::io::{IoSlice, Read, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::ServerConfig;
+use rustls::time_provider::TimeProvider;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, SupportedProtocolVersion};
 use tokio::io::AsyncWrite;
@@ -297,4 +300,36 @@ fn the_socket_has_the_whole_of_what_was_written_or_not() {
     let mut read = vec![0; 16 * 1024];
     pair.client.reader().read_exact(&mut read).unwrap();
     assert_eq!(read, [&header[..], &payload].concat()[..16 * 1024]);
+}
+
+/// A clock in the year 5138.
+#[derive(Debug)]
+struct Ahead;
+
+impl TimeProvider for Ahead {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(100_000_000_000)))
+    }
+}
+
+#[test]
+fn a_session_is_not_resumed_with_a_certificate_that_has_expired_since() {
+    let (server, client) = known("expired");
+    for version in [&TLS13, &TLS12] {
+        let config = client(version);
+        for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
+            let pair = Pair::new(&server, &config, b"");
+            let session = pair.server.as_ref().unwrap().session();
+            assert_eq!(session.handshake_kind(), Some(kind));
+            assert_eq!(session.peer_certificates().map(<[_]>::len), Some(1));
+        }
+        let in_use = server.in_use();
+        let mut later = ServerConfig::clone(&in_use.config);
+        later.time_provider = Arc::new(Ahead);
+        let later = Loaded { config: Arc::new(later), clients: in_use.clients.clone() };
+        let today = std::mem::replace(&mut server.in_use.write().unwrap().loaded, Arc::new(later));
+        let pair = Pair::new(&server, &config, b"");
+        assert!(matches!(pair.server, Err(HandshakeError::Certificate(_))));
+        server.in_use.write().unwrap().loaded = today;
+    }
 }
