@@ -31,6 +31,14 @@ soak *args:
 browser:
     tests/browser/run
 
+# Autobahn's test suite, where there is a Python 2.7
+conformance:
+    tests/conformance/run
+
+# WebSocket clients of other people: Node, Python, Chromium
+clients:
+    tests/clients/run
+
 # Format the code
 fmt:
     cargo fmt

@@ -1,10 +1,15 @@
 //! A server to be measured: message 1 is echoed, message 2 goes to every connection.
 
+use std::error::Error;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use std::{env, fs, process};
 
 use actix::{Actor, Arbiter, AtomicResponse, Context, Handler, WrapFuture};
 use clap::{Parser, ValueEnum};
-use zinxide::{Frame, Heartbeat, Inbound, Route, Server, ServerHandle, Settings, WireFormat};
+use zinxide::{
+    Endpoint, Frame, Heartbeat, Inbound, Route, Server, ServerHandle, Settings, WireFormat,
+};
 
 const ECHO: u32 = 1;
 const BROADCAST: u32 = 2;
@@ -13,6 +18,10 @@ const BROADCAST: u32 = 2;
 struct Options {
     #[arg(long)]
     port: u16,
+    /// What carries the frames: tls needs the Cargo feature `tls`, ws needs `ws`, wss needs both. The certificate is
+    /// self-signed, for localhost and 127.0.0.1. WebSocket clients may ask for any path
+    #[arg(long, default_value = "tcp", value_parser = ["tcp", "tls", "ws", "wss"])]
+    scheme: String,
     #[arg(long, default_value = "ltv-le")]
     wire: Wire,
     /// Worker threads; 0 for one a core
@@ -93,18 +102,45 @@ async fn to_all(server: ServerHandle, mut msg: Inbound) {
     }
 }
 
+/// The PEM file of a self-signed certificate and its key. It exists as long as the server, because SIGHUP makes the
+/// server read it again.
+struct Certificate(PathBuf);
+
+impl Certificate {
+    fn create() -> Result<Self, Box<dyn Error>> {
+        let made = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()])?;
+        let path = env::temp_dir().join(format!("bench_server-{}.pem", process::id()));
+        fs::write(&path, made.cert.pem() + &made.signing_key.serialize_pem())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Certificate {
+    fn drop(&mut self) {
+        // Whoever removed the file before has done what is wanted here.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn Error>> {
     env_logger::init();
-    let Options { port, wire, workers, route, work, heartbeat } = Options::parse();
+    let Options { port, scheme, wire, workers, route, work, heartbeat } = Options::parse();
+    let endpoint: Endpoint = format!("{scheme}://127.0.0.1:{port}").parse()?;
     let work = Duration::from_nanos(work);
     // As many descriptors as the system gives; a server that has fewer says so when it runs out.
     rlimit::increase_nofile_limit(u64::MAX)?;
 
+    let certificate = endpoint.scheme.has_tls().then(Certificate::create).transpose()?;
+    let pem = certificate.as_ref().map(|file| file.0.display().to_string()).unwrap_or_default();
     let settings = Settings {
-        tcp_port: port,
+        listen: vec![endpoint],
+        tls_cert: pem.clone(),
+        tls_key: pem,
         worker_pool_size: workers,
         max_conn: 200_000,
+        // A generator may open all of its connections before it begins the handshake of the first.
+        max_handshakes: 200_000,
         max_packet_size: 64 * 1024,
         wire_format: match wire {
             Wire::LtvLe => WireFormat::LtvLe,

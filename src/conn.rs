@@ -33,7 +33,7 @@ pub(crate) use handshakes::{Handshakes, Slot};
 pub(crate) use intake::{Intake, IntakeBudget, PAUSE};
 pub(crate) use limits::{Limits, Patience, Rate, Rates};
 pub use limits::{OverRate, Overflow, Unsent};
-pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM};
+pub(crate) use outbox::{Batch, Encoded, MAX_SLICES, SHARE_FROM, Source};
 pub(crate) use shared::{Pushed, Shared, TurnEnd};
 
 /// The id of a connection; never used twice in a server's life.
@@ -117,7 +117,7 @@ impl Conn {
         at: Arc<ListenAddr>,
         limits: Arc<Limits>,
     ) -> Self {
-        Self { shared: Arc::new(Shared::new(id, peer_addr, at, limits)) }
+        Self { shared: Arc::new(Shared::new(id, peer_addr, at, false, limits)) }
     }
 
     /// A connection to a server.
@@ -127,9 +127,7 @@ impl Conn {
         at: Arc<ListenAddr>,
         limits: Arc<Limits>,
     ) -> Self {
-        let mut shared = Shared::new(id, server, at, limits);
-        shared.dialled = true;
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(Shared::new(id, server, at, true, limits)) }
     }
 
     /// The connection's id.

@@ -36,6 +36,8 @@ pub(crate) use liveness::watch;
 pub(crate) use lives::Lives;
 use lives::Living;
 pub(crate) use local::Local;
+#[cfg(feature = "ws")]
+pub(crate) use reader::{ReadPool, Reader};
 
 /// How long a connection whose handler is still at work stays in the table after its socket is
 /// closed. Longer than a handler takes that only waits for its turn; a handler that waits for this
@@ -290,11 +292,11 @@ impl Connection {
                 Poll::Pending => {}
             }
         }
-        // For one that has closed its side first nobody watches.
+        // For one that has closed its side first, or has said that it takes nothing more, nobody watches.
         let closed_first =
             || matches!(self.why(), CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
-        if self.parted && (!self.link.taken.get() || closed_first() || self.link.is_acknowledged())
-        {
+        let is_done = || closed_first() || self.link.is_deaf() || self.link.is_acknowledged();
+        if self.parted && (!self.link.taken.get() || is_done()) {
             self.confirmed = true;
             return Poll::Ready(());
         }

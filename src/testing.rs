@@ -24,6 +24,10 @@
 //! than [`PATIENCE`].
 
 mod client;
+#[cfg(feature = "ws")]
+mod incoming;
+#[cfg(feature = "ws")]
+mod messages;
 mod stream;
 
 use std::future::Future;
@@ -50,6 +54,9 @@ use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain};
 use crate::unwind::guarded;
 pub use client::TestClient;
+#[cfg(feature = "ws")]
+#[doc(hidden)]
+pub use incoming::{Incoming, read_ws};
 pub use stream::{TestStream, TestWire};
 
 /// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only
@@ -119,18 +126,22 @@ impl TestConnection {
         server: Server,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     ) -> Self {
-        Self::with(server, |limits| {
+        Self::with(server, Scheme::Tcp, |limits| {
             Box::new(Plain::bounded(stream, Intake::new(limits.intake.as_ref())))
         })
         .await
     }
 
     #[cfg(all(test, feature = "ws"))]
-    pub(crate) async fn over(server: Server, transport: Boxed) -> Self {
-        Self::with(server, |_| transport).await
+    pub(crate) async fn over_ws(server: Server, transport: Boxed) -> Self {
+        Self::with(server, Scheme::Ws, |_| transport).await
     }
 
-    async fn with(server: Server, transport: impl FnOnce(&Limits) -> Boxed) -> Self {
+    async fn with(
+        server: Server,
+        scheme: Scheme,
+        transport: impl FnOnce(&Limits) -> Boxed,
+    ) -> Self {
         let Parts { settings, routes, hooks, limits, surroundings } = server.into_parts();
         let transport = transport(&limits);
         let admission = Admission::new(&settings);
@@ -138,7 +149,7 @@ impl TestConnection {
         let local = Rc::new(Local::new(Arc::new(hooks), Lives::default(), Acknowledged::default()));
         let connections = manager.connections();
         let manager = manager.start();
-        let nowhere = nowhere();
+        let nowhere = ListenAddr { scheme, ..nowhere() };
         let router = Router::new().start();
         let handle = ServerHandle::new(
             vec![nowhere.clone()],

@@ -6,8 +6,8 @@
 
 /// What is written to this type goes to a field of it as it is.
 macro_rules! writes_through {
-    ($type:ty, $field:tt) => {
-        impl tokio::io::AsyncWrite for $type {
+    ($type:ty, $field:tt $(, $of:ident)?) => {
+        impl$(<$of: tokio::io::AsyncWrite + Unpin>)? tokio::io::AsyncWrite for $type {
             fn poll_write(
                 mut self: std::pin::Pin<&mut Self>,
                 cx: &mut std::task::Context<'_>,
@@ -55,18 +55,21 @@ pub(crate) mod tls;
 pub(crate) mod ws;
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
-use std::io::{self, IoSlice};
+use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::io::poll_read_buf;
 
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
@@ -75,19 +78,42 @@ pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 
 /// A byte stream of whole frames to a peer.
 ///
-/// Writing may end inside a frame. An error that wraps a [`CloseReason`] ends the connection for that
-/// reason, and is taken for the end of the input if the reason is one of the peer's; every other
-/// error is the socket's.
+/// An error that wraps a [`CloseReason`] ends the connection for that reason, and is taken for the end of
+/// the input if the reason is one of the peer's; every other error is the socket's.
 ///
 /// The drop of a transport closes it.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Ends the writing side. A transport that has words for it says why.
-    fn poll_end(
-        mut self: Pin<&mut Self>,
-        why: &CloseReason,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
+pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
+    /// Reads once, behind what `buffer` has, into the room that the caller has made there. Ready with how
+    /// many bytes came, 0 at the end of the input. Some of them, or all, may be the transport's own, and not
+    /// be in the buffer.
+    ///
+    /// Until a message is whole, what the buffer has of it must stay at its end.
+    fn poll_fill(&mut self, buffer: &mut BytesMut, cx: &mut Context<'_>)
+    -> Poll<io::Result<usize>>;
+
+    /// Where messages end in what was read; `None` if the transport has no messages, and frames have to
+    /// be found.
+    fn bounds(&mut self) -> Option<&mut Bounds> {
+        None
+    }
+
+    /// What is read from now on is thrown away: the buffer gets none of it.
+    fn read_away(&mut self) {}
+
+    /// What the transport has to send of its own. The caller writes it before the next frame begins.
+    fn aside(&mut self) -> Option<Bytes> {
+        None
+    }
+
+    /// The last that is written before the [end](Self::poll_end), behind a whole frame: why it ends. `None`
+    /// if there is no word for it, or it was said.
+    fn last_words(&mut self, why: &CloseReason) -> Option<Bytes> {
         let _ = why;
+        None
+    }
+
+    /// Ends the writing side.
+    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.as_mut().poll_shutdown(cx)
     }
 
@@ -129,6 +155,17 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin + 'static {
     }
 }
 
+/// Where the messages of a transport end.
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    /// How many bytes at the end of the buffer are of a message that is not whole. What is before them is
+    /// whole frames.
+    pub(crate) open: usize,
+    /// How long the messages that became whole are, in order, where a framing has to be asked about each
+    /// of them alone.
+    pub(crate) lens: VecDeque<usize>,
+}
+
 /// How far what was written to a transport has come. Both numbers only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
@@ -151,11 +188,6 @@ pub(crate) struct Signs {
 
 /// A transport of any kind.
 pub(crate) type Boxed = Box<dyn Transport>;
-
-/// A socket for layers to be put on.
-pub(crate) fn below_layers(socket: TcpStream, intake: Option<Rc<Intake>>) -> Boxed {
-    Box::new(Plain { intake, ..Plain::counted(socket) })
-}
 
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -238,7 +270,7 @@ impl Stack {
         conn: &Conn,
     ) -> Result<Boxed, Failed> {
         listen(&socket, conn).await?;
-        let mut transport = below_layers(socket, intake.clone());
+        let mut transport = Box::new(Plain::bounded(socket, intake.clone())) as Boxed;
         for layer in &*self.0 {
             transport = layer.accept(transport, conn).await?;
             if let Some(intake) = &intake {
@@ -258,7 +290,7 @@ impl Stack {
         why: &AddError,
         frame: Option<&[u8]>,
     ) -> Option<Boxed> {
-        let mut transport = below_layers(socket, intake);
+        let mut transport = Box::new(Plain::bounded(socket, intake)) as Boxed;
         for layer in &*self.0 {
             transport = match layer.refuse(transport, why).await {
                 Refused::NotYet(transport) => transport,
@@ -318,7 +350,7 @@ async fn listen(socket: &TcpStream, conn: &Conn) -> Result<(), HandshakeError> {
 }
 
 /// What a peer may still send without the system resetting the connection under the last word to it.
-const READ_AWAY: u64 = 64 * 1024;
+const READ_AWAY: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Closes a connection after the last word to its peer: when the peer has closed its side, or after a
@@ -329,10 +361,24 @@ pub(crate) async fn part(mut transport: Boxed) {
     }
     let heard = async {
         transport.shutdown().await?;
-        tokio::io::copy(&mut transport.take(READ_AWAY), &mut tokio::io::sink()).await
+        let (mut heard, mut away) = (0, BytesMut::new());
+        while heard < READ_AWAY {
+            away.clear();
+            heard += match fill(&mut transport, &mut away).await? {
+                0 => break,
+                n => n,
+            };
+        }
+        Ok::<_, io::Error>(())
     };
     // A peer that is gone, or stays, was told as well as could be.
     let _ = timeout(LINGER, heard).await;
+}
+
+/// Reads once, with room for a kilobyte at least.
+pub(crate) async fn fill(transport: &mut Boxed, buffer: &mut BytesMut) -> io::Result<usize> {
+    buffer.reserve(1024);
+    poll_fn(|cx| transport.poll_fill(buffer, cx)).await
 }
 
 impl fmt::Debug for Stack {
@@ -344,37 +390,28 @@ impl fmt::Debug for Stack {
 /// A stream that is a transport as it is: a socket, or what a test has in its place.
 pub(crate) struct Plain<S> {
     stream: S,
-    /// How many bytes it has taken, if there are layers above it, from where that is not seen.
-    taken: Option<u64>,
     /// What bounds the reading, if anything does.
     intake: Option<Rc<Intake>>,
 }
 
 impl<S> Plain<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, taken: None, intake: None }
+        Self { stream, intake: None }
     }
 
     /// The same, with a bound for what is read.
     pub(crate) fn bounded(stream: S, intake: Option<Rc<Intake>>) -> Self {
-        Self { stream, taken: None, intake }
-    }
-
-    fn counted(stream: S) -> Self {
-        Self { stream, taken: Some(0), intake: None }
-    }
-
-    fn count(&mut self, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Some(taken), Poll::Ready(Ok(n))) = (&mut self.taken, &wrote) {
-            *taken += *n as u64;
-        }
-        wrote
+        Self { stream, intake }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
-    fn passed(&self) -> Option<Passed> {
-        self.taken.map(|taken| Passed { to_socket: taken, whole: taken })
+    fn poll_fill(
+        &mut self,
+        buffer: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        poll_read_buf(Pin::new(self), cx, buffer)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -392,7 +429,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, intake, .. } = &mut *self;
+        let Self { stream, intake } = &mut *self;
         match intake {
             None => Pin::new(stream).poll_read(cx, buf),
             Some(intake) => intake.poll_read(buf, |buf| Pin::new(stream).poll_read(cx, buf)),
@@ -400,34 +437,4 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Plain<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(wrote)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(wrote)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+writes_through!(Plain<S>, stream, S);

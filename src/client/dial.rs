@@ -17,8 +17,8 @@ use super::ws::WebSocket;
 #[cfg(feature = "ws")]
 use crate::codec::FrameCodec;
 use crate::deadline::complete_by;
-use crate::endpoint::{Endpoint, Scheme, resolve};
-use crate::transport::{Boxed, Plain, TcpOptions, below_layers};
+use crate::endpoint::{Endpoint, resolve};
+use crate::transport::{Boxed, Plain, TcpOptions};
 
 /// How a client connects.
 pub(super) struct Dialer {
@@ -61,10 +61,7 @@ impl Dialer {
         let failed = |source| ConnectError::Dial { addr: peer, source };
         self.tcp.apply(&socket).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
-        let transport: Boxed = match self.endpoint.scheme {
-            Scheme::Tcp => Box::new(Plain::new(socket)),
-            _ => below_layers(socket, None),
-        };
+        let transport: Boxed = Box::new(Plain::new(socket));
         #[cfg(feature = "tls")]
         let transport = match &self.tls {
             Some(tls) => tls.connect(transport).await?,

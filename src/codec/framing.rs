@@ -63,7 +63,8 @@ pub trait Framing: fmt::Debug + Send + Sync + 'static {
     ///
     /// It is asked again with the same bytes, with more of them when they come, and with none behind the
     /// frames it has found, and must answer the same each time: a frame must not depend on what follows
-    /// it. What it leaves unfound beyond the largest frame is a protocol error.
+    /// it. What it leaves unfound beyond the largest frame is a protocol error. Over WebSocket it is asked
+    /// about one whole message at a time, which must be a frame, no less and no more: `src` is that message.
     ///
     /// # Errors
     ///
@@ -71,8 +72,7 @@ pub trait Framing: fmt::Debug + Send + Sync + 'static {
     /// `max_payload` bytes.
     fn find(&self, src: &[u8], max_payload: u32) -> Result<Option<Found>, FrameError>;
 
-    /// Appends a frame to `dst`. Over WebSocket [`find`](Self::find) must find it there, to tell where a
-    /// message ends; else the connection is closed.
+    /// Appends a frame to `dst`.
     fn put(&self, id: MsgId, payload: &[u8], dst: &mut BytesMut);
 
     /// Whether there is a frame for this id and payload. What cannot be framed comes back as
@@ -114,4 +114,13 @@ pub struct Found {
     pub payload: Range<usize>,
     /// How long it is: the next one begins there. Not before the end of the payload, and not 0.
     pub len: usize,
+}
+
+impl Found {
+    /// The same frame behind so many other bytes.
+    #[inline]
+    pub(crate) fn behind(self, start: usize) -> Self {
+        let Self { id, payload, len } = self;
+        Self { id, payload: start + payload.start..start + payload.end, len }
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::limits::Unsent;
+use crate::codec::envelope::{Envelope, MAX_HEADER};
 use crate::codec::{FrameCodec, HEADER_LEN};
 use crate::frame::{Frame, MsgId};
 use crate::unwind::guarded;
@@ -25,21 +26,102 @@ const EXPECTED: usize = 16 * 1024;
 /// How many slices one vectored write takes.
 pub(crate) const MAX_SLICES: usize = 64;
 
-/// A frame as it stands on the wire, encoded once for any number of connections.
+/// How frames of a connection stand on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form<'a> {
+    pub(crate) codec: &'a FrameCodec,
+    pub(crate) envelope: Envelope,
+}
+
+impl Form<'_> {
+    /// How long a frame of this length is with what stands around it.
+    #[inline]
+    pub(crate) fn len(self, frame_len: usize) -> usize {
+        self.envelope.header_len(frame_len) + frame_len
+    }
+
+    /// Appends a frame of a plain format.
+    #[inline(always)]
+    fn put(self, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        match self.envelope {
+            Envelope::None => self.put_bare(id, payload, dst),
+            envelope => self.put_in(envelope, id, payload, dst),
+        }
+    }
+
+    #[inline(always)]
+    fn put_bare(self, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        self.codec.put_header(id, payload.len(), dst);
+        dst.extend_from_slice(payload);
+    }
+
+    /// A function of its own, so that the other one stays small enough to be inlined.
+    #[inline(never)]
+    fn put_in(self, envelope: Envelope, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        envelope.put(HEADER_LEN + payload.len(), dst, |dst| self.put_bare(id, payload, dst));
+    }
+
+    /// How long the frame whose beginning stands at the front of `bytes` is with what stands around it.
+    fn len_at(self, bytes: &[u8]) -> Option<usize> {
+        match self.envelope {
+            Envelope::None => self.codec.frame_len(bytes),
+            envelope => envelope.message_len(bytes),
+        }
+    }
+}
+
+/// A frame as it stands on the wire, encoded once for any number of connections: behind the header of
+/// the WebSocket message that it is to some of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Encoded(Bytes);
+pub(crate) struct Encoded {
+    message: Bytes,
+    header_len: usize,
+}
 
 impl Encoded {
     /// The caller has checked that there is a frame for it; `None` if the framing panics, or makes nothing of
     /// it: what has no bytes can neither be written nor counted.
     pub(crate) fn new(codec: &FrameCodec, frame: &Frame) -> Option<Self> {
-        let mut bytes = BytesMut::with_capacity(codec.overhead() + frame.payload.len());
-        let put = codec.put(frame.id, &frame.payload, &mut bytes) && !bytes.is_empty();
-        put.then(|| Self(bytes.freeze()))
+        let most = MAX_HEADER + codec.overhead() + frame.payload.len();
+        let mut bytes = BytesMut::with_capacity(most);
+        bytes.put_bytes(0, MAX_HEADER);
+        let put = codec.put(frame.id, &frame.payload, &mut bytes);
+        let len = bytes.len() - MAX_HEADER;
+        if !put || len == 0 {
+            return None;
+        }
+        let header_len = Envelope::put_before(len, bytes.first_chunk_mut()?);
+        let message = bytes.freeze().slice(MAX_HEADER - header_len..);
+        Some(Self { message, header_len })
     }
 
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.0
+    /// What goes to peers that get frames in this envelope, if they all get the same.
+    pub(crate) fn alike(&self, envelope: Envelope) -> Option<&[u8]> {
+        match envelope {
+            Envelope::None => Some(self.bytes()),
+            Envelope::Message => Some(&self.message),
+            Envelope::Masked => None,
+        }
+    }
+
+    /// The frame alone.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.message[self.header_len..]
+    }
+
+    /// What goes to peers that get frames in this envelope.
+    pub(crate) fn enveloped(&self, envelope: Envelope) -> Bytes {
+        match envelope {
+            Envelope::None => self.message.slice(self.header_len..),
+            Envelope::Message => self.message.clone(),
+            Envelope::Masked => {
+                let frame = self.bytes();
+                let len = envelope.header_len(frame.len()) + frame.len();
+                let mut masked = BytesMut::with_capacity(len);
+                envelope.put(frame.len(), &mut masked, |dst| dst.extend_from_slice(frame));
+                masked.freeze()
+            }
+        }
     }
 }
 
@@ -78,32 +160,33 @@ impl Outbox {
 
     /// Takes `frame` by reference, lest its payload be dropped here: that may run code of the
     /// application, and this is called under a lock.
-    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
-        self.adopt(1, HEADER_LEN + frame.payload.len());
-        self.queued.push(codec, frame);
+    pub(crate) fn push(&mut self, form: Form<'_>, frame: &Frame) {
+        self.adopt(1, form.len(HEADER_LEN + frame.payload.len()));
+        self.queued.push(form, frame);
     }
 
     /// As [`push`](Self::push), for a payload smaller than [`SHARE_FROM`].
     #[inline]
-    pub(crate) fn push_copy(&mut self, codec: &FrameCodec, id: MsgId, payload: &[u8]) {
-        self.adopt(1, HEADER_LEN + payload.len());
-        self.queued.push_copy(codec, id, payload);
+    pub(crate) fn push_copy(&mut self, form: Form<'_>, id: MsgId, payload: &[u8]) {
+        self.adopt(1, form.len(HEADER_LEN + payload.len()));
+        self.queued.push_copy(form, id, payload);
     }
 
-    pub(crate) fn push_encoded(&mut self, encoded: &Encoded) {
-        self.adopt(1, encoded.bytes().len());
-        self.queued.push_encoded(encoded);
+    pub(crate) fn push_encoded(&mut self, form: Form<'_>, encoded: &Encoded) {
+        let bytes = encoded.enveloped(form.envelope);
+        self.adopt(1, bytes.len());
+        self.queued.push_encoded(bytes);
     }
 
     /// As [`push_encoded`](Self::push_encoded), for a frame that [`make_room`](Self::make_room) may
     /// drop.
-    pub(crate) fn push_droppable(&mut self, encoded: &Encoded) {
-        let bytes = encoded.bytes();
+    pub(crate) fn push_droppable(&mut self, form: Form<'_>, encoded: &Encoded) {
+        let bytes = encoded.enveloped(form.envelope);
         self.adopt(1, bytes.len());
         self.droppable.frames += 1;
         self.droppable.bytes += bytes.len();
         self.queued.seal();
-        let segment = Segment { bytes: bytes.clone(), frames: 1, kind: Kind::Droppable };
+        let segment = Segment { bytes, frames: 1, kind: Kind::Droppable };
         self.queued.segments.push_back(segment);
     }
 
@@ -192,9 +275,21 @@ pub(crate) struct Batch {
     /// How much of the front (the first segment, else the tail) is written.
     written: usize,
     tail_frames: u32,
-    /// It did not come from an outbox, whose counts do not include it: it is either written at once or
-    /// counted there.
-    pub(crate) direct: bool,
+    /// Something of it is written.
+    begun: bool,
+    pub(crate) source: Source,
+}
+
+/// Where a batch comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From an outbox, whose counts include it until it is written.
+    #[default]
+    Outbox,
+    /// From route functions: it is either written at once or counted in the outbox.
+    Direct,
+    /// From the transport. It is counted nowhere.
+    Aside,
 }
 
 #[derive(Debug)]
@@ -217,38 +312,51 @@ enum Kind {
 
 impl Batch {
     /// A batch of one encoded frame of which the first `written` bytes are gone already.
-    pub(crate) fn rest_of(encoded: &Encoded, written: usize) -> Self {
-        let segment = Segment { bytes: encoded.bytes().clone(), frames: 1, kind: Kind::Shared };
-        Self { segments: VecDeque::from([segment]), written, ..Self::default() }
+    pub(crate) fn rest_of(bytes: Bytes, written: usize) -> Self {
+        let segment = Segment { bytes, frames: 1, kind: Kind::Shared };
+        let (segments, begun) = (VecDeque::from([segment]), written > 0);
+        Self { segments, written, begun, ..Self::default() }
     }
 
-    pub(crate) fn push(&mut self, codec: &FrameCodec, frame: &Frame) {
-        if frame.payload.len() < SHARE_FROM {
-            self.push_copy(codec, frame.id, &frame.payload);
+    /// A batch of what is no frame.
+    pub(crate) fn aside(bytes: Bytes) -> Self {
+        let segment = Segment { bytes, frames: 0, kind: Kind::Shared };
+        let (segments, source) = (VecDeque::from([segment]), Source::Aside);
+        Self { segments, source, ..Self::default() }
+    }
+
+    pub(crate) fn push(&mut self, form: Form<'_>, frame: &Frame) {
+        let Form { codec, envelope } = form;
+        let (id, len) = (frame.id, frame.payload.len());
+        if len < SHARE_FROM {
+            self.push_copy(form, id, &frame.payload);
+        } else if envelope == Envelope::Masked {
+            let mut masked = BytesMut::with_capacity(form.len(HEADER_LEN + len));
+            form.put(id, &frame.payload, &mut masked);
+            self.push_shared(masked.freeze());
         } else {
-            codec.put_header(frame.id, frame.payload.len(), self.small_tail());
+            // The payload follows its headers.
+            envelope
+                .put(HEADER_LEN + len, self.small_tail(), |tail| codec.put_header(id, len, tail));
             // From here on it is dropped among others, and on whatever way the connection ends.
             self.push_shared(guarded(frame.payload.clone()));
         }
     }
 
     /// Pushes a frame with a copy of its payload, which is a small one.
-    #[inline]
-    pub(crate) fn push_copy(&mut self, codec: &FrameCodec, id: MsgId, payload: &[u8]) {
+    #[inline(always)]
+    pub(crate) fn push_copy(&mut self, form: Form<'_>, id: MsgId, payload: &[u8]) {
         debug_assert!(payload.len() < SHARE_FROM);
-        let tail = self.small_tail();
-        codec.put_header(id, payload.len(), tail);
-        tail.extend_from_slice(payload);
+        form.put(id, payload, self.small_tail());
         self.tail_frames += 1;
     }
 
-    fn push_encoded(&mut self, encoded: &Encoded) {
-        let bytes = encoded.bytes();
+    fn push_encoded(&mut self, bytes: Bytes) {
         if bytes.len() < SHARE_FROM {
-            self.small_tail().extend_from_slice(bytes);
+            self.small_tail().extend_from_slice(&bytes);
             self.tail_frames += 1;
         } else {
-            self.push_shared(bytes.clone());
+            self.push_shared(bytes);
         }
     }
 
@@ -305,8 +413,14 @@ impl Batch {
         count
     }
 
+    /// Whether it is written in part: what is written next may be inside a frame.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.begun && !self.is_empty()
+    }
+
     /// The kernel took `n` bytes. Answers how many frames that completed.
     pub(crate) fn advance(&mut self, mut n: usize) -> usize {
+        self.begun = true;
         let mut frames = 0;
         while let Some(front) = self.segments.front() {
             let rest = front.bytes.len() - self.written;
@@ -324,6 +438,7 @@ impl Batch {
             frames += std::mem::take(&mut self.tail_frames) as usize;
             self.tail.clear();
             self.written = 0;
+            (self.begun, self.source) = (false, Source::Outbox);
         }
         frames
     }
@@ -338,7 +453,7 @@ impl Batch {
     /// How many frames at the front are wholly written although their segment is not: what the
     /// counts of the outbox do not know, since they fall when a segment is done. The last `kept` bytes of
     /// what was written do not count: somebody keeps them.
-    pub(crate) fn frames_written_of_front(&self, codec: &FrameCodec, kept: usize) -> usize {
+    pub(crate) fn frames_written_of_front(&self, form: Form<'_>, kept: usize) -> usize {
         let written = self.written.saturating_sub(kept);
         let front = match self.segments.front() {
             Some(Segment { kind: Kind::Run, bytes, .. }) => &bytes[..],
@@ -347,7 +462,7 @@ impl Batch {
         };
         let mut rest = front;
         let mut done = 0;
-        while let Some(frame_len) = codec.frame_len(rest) {
+        while let Some(frame_len) = form.len_at(rest) {
             // A shared payload follows in a segment of its own.
             if front.len() - rest.len() + frame_len > written.min(front.len()) {
                 break;

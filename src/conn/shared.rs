@@ -10,11 +10,11 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::limits::{Limits, Overflow, Unsent};
-use super::outbox::{Batch, Encoded, Outbox};
+use super::outbox::{Batch, Encoded, Form, Outbox};
 use super::properties::Properties;
 use super::window::Window;
 use super::{CloseReason, ConnId, Ending, SendError};
-use crate::codec::FrameCodec;
+use crate::codec::envelope::Envelope;
 use crate::endpoint::ListenAddr;
 use crate::frame::{Frame, MsgId};
 use crate::unwind::bury;
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) at: Arc<ListenAddr>,
     /// This side has dialled.
     pub(crate) dialled: bool,
+    /// How frames go to the peer.
+    pub(crate) envelope: Envelope,
     pub(crate) limits: Arc<Limits>,
     pub(crate) window: Window,
     pub(crate) properties: Properties,
@@ -143,13 +145,15 @@ impl Shared {
         id: ConnId,
         peer_addr: SocketAddr,
         at: Arc<ListenAddr>,
+        dialled: bool,
         limits: Arc<Limits>,
     ) -> Self {
         Self {
             id,
             peer_addr,
+            envelope: Envelope::of(&at, dialled),
             at,
-            dialled: false,
+            dialled,
             limits,
             window: Window::default(),
             properties: Properties::default(),
@@ -166,6 +170,12 @@ impl Shared {
             room: Notify::const_new(),
             state: Mutex::default(),
         }
+    }
+
+    /// How frames stand on the wire.
+    #[inline]
+    pub(crate) fn form(&self) -> Form<'_> {
+        Form { codec: &self.limits.codec, envelope: self.envelope }
     }
 
     /// Puts something into the outbox and has the actor woken.
@@ -194,9 +204,10 @@ impl Shared {
     /// The same for a frame that was [checked](Limits::check), and encoded unless the format is plain. It
     /// stays the caller's, to be dropped where that may run code of the application.
     pub(crate) fn offer(&self, frame: &Frame, encoded: Option<&Encoded>) -> Pushed {
-        self.accept(self.limits.len_of(frame, encoded), |outbox| match encoded {
-            None => outbox.push(&self.limits.codec, frame),
-            Some(encoded) => outbox.push_encoded(encoded),
+        let form = self.form();
+        self.accept(form.len(self.limits.len_of(frame, encoded)), |outbox| match encoded {
+            None => outbox.push(form, frame),
+            Some(encoded) => outbox.push_encoded(form, encoded),
         })
     }
 
@@ -208,9 +219,9 @@ impl Shared {
         if !state.accepts() {
             return Err(SendError::Closed(frame));
         }
-        self.queue_reply(state, frame.payload.len(), |outbox, codec| match &encoded {
-            None => outbox.push(codec, &frame),
-            Some(encoded) => outbox.push_encoded(encoded),
+        self.queue_reply(state, frame.payload.len(), |outbox, form| match &encoded {
+            None => outbox.push(form, &frame),
+            Some(encoded) => outbox.push_encoded(form, encoded),
         });
         bury(frame);
         Ok(())
@@ -226,7 +237,7 @@ impl Shared {
         let state = self.lock();
         let accepts = state.accepts();
         if accepts {
-            let put = |outbox: &mut Outbox, codec: &_| outbox.push_copy(codec, id, payload);
+            let put = |outbox: &mut Outbox, form: Form<'_>| outbox.push_copy(form, id, payload);
             self.queue_reply(state, payload.len(), put);
         }
         accepts
@@ -237,12 +248,12 @@ impl Shared {
         &self,
         state: MutexGuard<'_, State>,
         len: usize,
-        put: impl FnOnce(&mut Outbox, &FrameCodec),
+        put: impl FnOnce(&mut Outbox, Form<'_>),
     ) {
         self.queue(state, |outbox| {
             // The other messages in flight are likely to be answered, too, before this is written.
             outbox.expect(self.window.in_flight(), len);
-            put(outbox, &self.limits.codec);
+            put(outbox, self.form());
         });
     }
 
@@ -252,7 +263,10 @@ impl Shared {
         loop {
             match self.offer(&frame, encoded.as_ref()) {
                 Pushed::Closed => return Err(SendError::Closed(frame)),
-                Pushed::Full => self.room_for(self.limits.len_of(&frame, encoded.as_ref())).await,
+                Pushed::Full => {
+                    let len = self.limits.len_of(&frame, encoded.as_ref());
+                    self.room_for(self.form().len(len)).await;
+                }
                 accepted => {
                     bury(frame);
                     return Ok(accepted);
@@ -281,9 +295,10 @@ impl Shared {
     /// Accepts an encoded frame if there is room for it. Later ones may displace it if its policy is
     /// to drop the oldest.
     pub(crate) fn push_encoded(&self, encoded: &Encoded, overflow: Overflow) -> Pushed {
-        self.accept(encoded.bytes().len(), |outbox| match overflow {
-            Overflow::DropOldest => outbox.push_droppable(encoded),
-            _ => outbox.push_encoded(encoded),
+        let form = self.form();
+        self.accept(form.len(encoded.bytes().len()), |outbox| match overflow {
+            Overflow::DropOldest => outbox.push_droppable(form, encoded),
+            _ => outbox.push_encoded(form, encoded),
         })
     }
 
@@ -407,8 +422,8 @@ impl Shared {
         let awaited = std::mem::take(&mut state.awaited);
         self.queue(state, |outbox| match last {
             None => {}
-            Some((_, Some(encoded))) => outbox.push_encoded(encoded),
-            Some((frame, None)) => outbox.push(&self.limits.codec, frame),
+            Some((_, Some(encoded))) => outbox.push_encoded(self.form(), encoded),
+            Some((frame, None)) => outbox.push(self.form(), frame),
         });
         if awaited {
             self.room.notify_waiters();
@@ -635,7 +650,7 @@ impl Shared {
         // Dropped here and not under the lock: its payloads are the application's.
         let unsent = outbox.unsent();
         drop(outbox);
-        let done = batch.frames_written_of_front(&self.limits.codec, kept);
+        let done = batch.frames_written_of_front(self.form(), kept);
         Unsent { frames: unsent.frames.saturating_sub(done), ..unsent }
     }
 }

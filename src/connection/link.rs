@@ -13,10 +13,9 @@ use super::local::Local;
 use super::reader::{ReadPool, Reader};
 use tokio::io::AsyncWrite;
 
-use crate::codec::FrameError;
 use crate::conn::{
     Batch, CloseReason, Conn, Encoded, Intake, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared,
-    Unsent,
+    Source, Unsent,
 };
 use crate::router::{Answer, Replies, Reply};
 use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch, is_over};
@@ -43,6 +42,8 @@ struct Io {
     transport: Option<Boxed>,
     /// What bounds the reading, if anything does.
     intake: Option<Rc<Intake>>,
+    /// There is something between the frames and the socket.
+    layered: bool,
     /// The transport may keep what is written for itself until it is flushed.
     keeps: bool,
     /// What it keeps.
@@ -59,6 +60,8 @@ struct Kept {
     /// Frames that ended in what was given since nothing was kept.
     frames: usize,
     bytes: usize,
+    /// Bytes before these that are no frames.
+    aside: usize,
     /// The transport's own count of what is not kept any more.
     whole: u64,
 }
@@ -69,28 +72,38 @@ impl Kept {
         self.bytes += bytes;
     }
 
-    /// Counts what the socket has by now as written.
-    fn settle(&mut self, transport: &Boxed, shared: &Shared) {
-        let Some(Passed { whole, .. }) = transport.passed() else { return };
-        let bytes = usize::try_from(whole - self.whole).unwrap_or(usize::MAX).min(self.bytes);
+    /// The transport was given what is no frame. It takes that only when the socket has what came before.
+    fn give_aside(&mut self, bytes: usize, transport: &Boxed, shared: &Shared) {
+        self.aside += bytes - self.settle(transport, shared).min(bytes);
+    }
+
+    /// Counts what the socket has by now as written. Returns how many bytes it has beside.
+    fn settle(&mut self, transport: &Boxed, shared: &Shared) -> usize {
+        let Some(Passed { whole, .. }) = transport.passed() else { return 0 };
+        let come = usize::try_from(whole - self.whole).unwrap_or(usize::MAX);
         self.whole = whole;
-        if bytes == 0 {
-            return;
+        let aside = come.min(self.aside);
+        self.aside -= aside;
+        let bytes = (come - aside).min(self.bytes);
+        if bytes > 0 {
+            self.bytes -= bytes;
+            let frames = if self.bytes == 0 { std::mem::take(&mut self.frames) } else { 0 };
+            shared.written(frames, bytes);
         }
-        self.bytes -= bytes;
-        let frames = if self.bytes == 0 { std::mem::take(&mut self.frames) } else { 0 };
-        shared.written(frames, bytes);
+        come - aside - bytes
     }
 }
 
 impl Link {
     /// Without a transport, if the connection ends before it begins.
-    pub(crate) fn new(conn: Conn, transport: Option<Boxed>) -> Self {
+    pub(crate) fn new(conn: Conn, mut transport: Option<Boxed>) -> Self {
         let passed = transport.as_ref().and_then(|transport| transport.passed());
         let kept = Kept { whole: passed.unwrap_or_default().whole, ..Kept::default() };
         let (keeps, lost) = (passed.is_some(), Unsent::default());
+        let has_bounds = transport.as_mut().is_some_and(|transport| transport.bounds().is_some());
+        let layered = keeps || has_bounds;
         let intake = transport.as_ref().and_then(|transport| transport.intake());
-        let io = Io { transport, intake, keeps, kept, lost, batch: Batch::default() };
+        let io = Io { transport, intake, layered, keeps, kept, lost, batch: Batch::default() };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
@@ -106,12 +119,20 @@ impl Link {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, layered, batch, .. } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(0)) };
         if let Some(intake) = intake {
             intake.admit(reader.len() + transport.held());
         }
-        reader.poll_fill(&mut **transport, pool, cx)
+        let filled = reader.poll_fill(&mut **transport, pool, cx);
+        // Before what is answered to the messages that came with it.
+        if *layered
+            && batch.is_empty()
+            && let Some(bytes) = transport.aside()
+        {
+            *batch = Batch::aside(bytes);
+        }
+        filled
     }
 
     /// Reports that the connection rests with so much input beside what the transport has.
@@ -152,15 +173,15 @@ impl Link {
         };
         let shared = self.conn.shared();
         let Io { batch, .. } = &mut *self.io.borrow_mut();
-        let next = batch.direct || batch.is_empty();
+        let next = batch.source == Source::Direct || batch.is_empty();
         let plain = shared.limits.codec.is_plain();
         if !next || !shared.is_clear() || !plain || payload.len() >= SHARE_FROM {
             Replies::reply(&self.conn, reply);
             return false;
         }
-        batch.direct = true;
+        batch.source = Source::Direct;
         batch.lend(|| local.spare_buffer());
-        batch.push_copy(&shared.limits.codec, id, payload);
+        batch.push_copy(shared.form(), id, payload);
         batch.tail_len() >= FLUSH_FROM
     }
 
@@ -177,24 +198,28 @@ impl Link {
         let Ok(mut io) = self.io.try_borrow_mut() else {
             return shared.push_encoded(encoded, overflow);
         };
-        let Io { transport: Some(transport), keeps, batch, .. } = &mut *io else {
+        let Io { transport: Some(transport), layered, keeps, batch, .. } = &mut *io else {
             return Pushed::Closed;
         };
         // Of what a transport keeps, only the connection knows how to see it written.
-        if *keeps || !batch.is_empty() || !shared.is_clear() {
+        let busy = *keeps || !batch.is_empty() || !shared.is_clear();
+        let Some(bytes) = encoded.alike(shared.envelope) else {
+            return shared.push_encoded(encoded, overflow);
+        };
+        if busy || *layered && transport.is_deaf() {
             return shared.push_encoded(encoded, overflow);
         }
         // Whatever is left is written by the connection, which registers its own waker for that.
         let mut nobody = Context::from_waker(Waker::noop());
-        let written = Pin::new(transport).poll_write(&mut nobody, encoded.bytes());
+        let written = Pin::new(transport).poll_write(&mut nobody, bytes);
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.taken.set(true);
         }
         match written {
-            Poll::Ready(Ok(n)) if n == encoded.bytes().len() => {}
+            Poll::Ready(Ok(n)) if n == bytes.len() => {}
             Poll::Ready(Ok(n)) => {
-                *batch = Batch::rest_of(encoded, n);
-                shared.adopt(1, encoded.bytes().len() - n);
+                *batch = Batch::rest_of(encoded.enveloped(shared.envelope), n);
+                shared.adopt(1, bytes.len() - n);
             }
             Poll::Pending => return shared.push_encoded(encoded, overflow),
             // The connection meets the error when it writes.
@@ -235,29 +260,45 @@ impl Link {
     /// How many answers are to be written without having passed the outbox.
     pub(crate) fn direct_frames(&self) -> usize {
         let io = self.io.borrow();
-        if io.batch.direct { io.batch.size().0 } else { 0 }
+        if io.batch.source == Source::Direct { io.batch.size().0 } else { 0 }
     }
 
-    /// Ends the writing side, for this reason. What was written is the peer's to read.
+    /// Ends the writing side, for this reason. All frames were written, and are the peer's to read.
     pub(crate) fn poll_end(&self, why: &CloseReason, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.io.borrow_mut().transport {
-            // An error here means that the peer is gone already.
-            Some(transport) => Pin::new(&mut **transport).poll_end(why, cx).map(drop),
-            None => Poll::Ready(()),
+        let io = &mut *self.io.borrow_mut();
+        let Some(transport) = &mut io.transport else { return Poll::Ready(()) };
+        if io.batch.is_empty()
+            && let Some(words) = transport.last_words(why)
+        {
+            io.batch = Batch::aside(words);
         }
+        let ended = match ready!(io.poll_flush(self.conn.shared(), &mut false, cx)) {
+            Ok(()) => {
+                io.transport.as_mut().map(|transport| Pin::new(&mut **transport).poll_end(cx))
+            }
+            Err(_) => None,
+        };
+        // An error here means that the peer is gone already.
+        ended.map_or(Poll::Ready(()), |ended| ended.map(drop))
     }
 
     /// Whether the peer answers the end of the writing side.
     pub(crate) fn answers_end(&self) -> bool {
         let io = self.io.borrow();
-        io.transport.as_ref().is_some_and(|transport| io.keeps && transport.answers_end())
+        io.transport.as_ref().is_some_and(|transport| io.layered && transport.answers_end())
+    }
+
+    /// Whether the peer has said that it takes nothing more.
+    pub(crate) fn is_deaf(&self) -> bool {
+        let io = self.io.borrow();
+        io.layered && io.transport.as_ref().is_some_and(|transport| transport.is_deaf())
     }
 
     /// What has come that was not read.
     #[inline]
     pub(crate) fn signs(&self) -> Signs {
         match &mut *self.io.borrow_mut() {
-            Io { keeps: true, transport: Some(transport), .. } => transport.signs(),
+            Io { layered: true, transport: Some(transport), .. } => transport.signs(),
             _ => Signs::default(),
         }
     }
@@ -265,7 +306,11 @@ impl Link {
     /// The peer is read to its end from now on, whatever the server holds: nothing of it is kept.
     pub(crate) fn read_away(&self) {
         self.pulse.read_away();
-        if let Some(intake) = self.io.borrow_mut().intake.take() {
+        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
+        if let Some(transport) = transport {
+            transport.read_away();
+        }
+        if let Some(intake) = intake.take() {
             intake.discard();
         }
     }
@@ -299,16 +344,21 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self, why: &CloseReason) -> Unsent {
-        let Io { transport, intake, keeps, kept, lost, batch } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, layered, kept, lost, batch, .. } = &mut *self.io.borrow_mut();
         *intake = None;
         if let Some(mut transport) = transport.take()
-            && *keeps
+            && *layered
         {
-            // Its last words, which it may have had already; they are not waited for.
+            // Its last words, unless it is inside a frame or has had them; they are not waited for.
             let mut nobody = Context::from_waker(Waker::noop());
-            let _ = Pin::new(&mut *transport).poll_end(why, &mut nobody);
+            if batch.is_empty()
+                && let Some(words) = transport.last_words(why)
+            {
+                let _ = Pin::new(&mut *transport).poll_write(&mut nobody, &words);
+            }
+            let _ = Pin::new(&mut *transport).poll_end(&mut nobody);
         }
-        if std::mem::take(&mut batch.direct) {
+        if std::mem::take(&mut batch.source) == Source::Direct {
             let (frames, bytes) = batch.size();
             self.conn.shared().adopt(frames, bytes);
         }
@@ -326,30 +376,101 @@ impl Io {
         progress: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { transport: Some(transport), keeps, kept, lost, batch, .. } = self else {
-            return Poll::Ready(Ok(()));
-        };
-        if !*keeps {
-            return poll_write_all(transport, batch, shared, cx, |frames, bytes, direct| {
-                *progress = true;
-                if !direct {
-                    shared.written(frames, bytes);
-                }
-            });
+        if !self.keeps {
+            return self.poll_write_all(shared, progress, cx);
         }
-        if std::mem::take(&mut batch.direct) {
+        let Self { batch, .. } = self;
+        if batch.source == Source::Direct {
             let (frames, bytes) = batch.size();
             shared.adopt(frames, bytes);
+            batch.source = Source::Outbox;
         }
-        if transport.is_deaf() {
-            give_up(lost, batch, shared);
+        let before = self.to_socket();
+        let flushed = self.poll_flush_kept(shared, cx);
+        if let Some(transport) = &self.transport {
+            self.kept.settle(transport, shared);
         }
-        let to_socket = |transport: &Boxed| transport.passed().map(|passed| passed.to_socket);
-        let before = to_socket(transport);
-        let flushed = poll_flush_kept(transport, kept, batch, shared, cx);
-        kept.settle(transport, shared);
-        *progress |= to_socket(transport) != before;
+        *progress |= self.to_socket() != before;
         flushed
+    }
+
+    fn to_socket(&self) -> Option<u64> {
+        Some(self.transport.as_ref()?.passed()?.to_socket)
+    }
+
+    /// Sees to it that there is something in the batch; false if there is nothing to write.
+    #[inline]
+    fn next_batch(&mut self, shared: &Shared) -> bool {
+        let Self { transport: Some(transport), layered, lost, batch, .. } = self else {
+            return false;
+        };
+        if *layered && !batch.is_begun() && batch.source != Source::Aside {
+            if transport.is_deaf() {
+                give_up(lost, batch, shared);
+            }
+            // A batch that is not begun can wait for what is not to wait behind the next ones.
+            if batch.is_empty()
+                && let Some(bytes) = transport.aside()
+            {
+                *batch = Batch::aside(bytes);
+            }
+        }
+        !batch.is_empty() || shared.next_batch(batch)
+    }
+
+    /// Writes until the outbox is empty.
+    fn poll_write_all(
+        &mut self,
+        shared: &Shared,
+        progress: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.next_batch(shared) {
+            let Self { transport: Some(transport), batch, .. } = self else { break };
+            let source = batch.source;
+            let wrote = poll_write(transport, batch, cx);
+            let frames = match wrote {
+                Poll::Ready(Ok(n)) => batch.advance(n),
+                _ => 0,
+            };
+            if source == Source::Direct && !batch.is_empty() {
+                let (frames, bytes) = batch.size();
+                shared.adopt(frames, bytes);
+                batch.source = Source::Outbox;
+            }
+            let n = ready!(wrote)?;
+            *progress = true;
+            if source == Source::Outbox {
+                shared.written(frames, n);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes the outbox by a transport that keeps what is written until it is flushed. A peer that is always
+    /// behind would have it flush all of the outbox never, and everything count as unsent that it has long got:
+    /// so it is flushed in between.
+    fn poll_flush_kept(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let is_last = !self.next_batch(shared);
+            let Self { transport: Some(transport), kept, batch, .. } = self else {
+                return Poll::Ready(Ok(()));
+            };
+            if is_last || kept.bytes >= KEPT {
+                ready!(Pin::new(&mut **transport).poll_flush(cx))?;
+                kept.settle(transport, shared);
+            }
+            if is_last {
+                return Poll::Ready(Ok(()));
+            }
+            let source = batch.source;
+            let n = ready!(poll_write(transport, batch, cx))?;
+            let frames = batch.advance(n);
+            match source {
+                Source::Aside => kept.give_aside(n, transport, shared),
+                _ => kept.give(frames, n),
+            }
+        }
     }
 }
 
@@ -358,66 +479,13 @@ impl Io {
 fn give_up(lost: &mut Unsent, batch: &mut Batch, shared: &Shared) {
     while !batch.is_empty() || shared.next_batch(batch) {
         let (frames, bytes) = batch.size();
-        shared.written(frames, bytes);
+        if batch.source != Source::Direct {
+            shared.written(frames, bytes);
+        }
         lost.frames += frames;
         lost.bytes += bytes;
         *batch = Batch::default();
     }
-}
-
-/// Writes the outbox by a transport that keeps what is written until it is flushed. A peer that is always
-/// behind would have it flush all of the outbox never, and everything count as unsent that it has long got:
-/// so it is flushed in between.
-fn poll_flush_kept(
-    transport: &mut Boxed,
-    kept: &mut Kept,
-    batch: &mut Batch,
-    shared: &Shared,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    loop {
-        let is_last = batch.is_empty() && !shared.next_batch(batch);
-        if is_last || kept.bytes >= KEPT {
-            ready!(Pin::new(&mut **transport).poll_flush(cx))?;
-            kept.settle(transport, shared);
-        }
-        if is_last {
-            // All frames were whole.
-            let lost = FrameError::Malformed("the framing does not find a frame that it has put");
-            return Poll::Ready(match kept.bytes {
-                0 => Ok(()),
-                _ if transport.is_deaf() => Ok(()),
-                _ => Err(io::Error::other(CloseReason::Protocol(lost))),
-            });
-        }
-        let n = ready!(poll_write(transport, batch, cx))?;
-        kept.give(batch.advance(n), n);
-    }
-}
-
-/// Writes until the outbox is empty. `written` is told how many frames and bytes the transport took, and
-/// whether they did not come from there.
-fn poll_write_all(
-    transport: &mut Boxed,
-    batch: &mut Batch,
-    shared: &Shared,
-    cx: &mut Context<'_>,
-    mut written: impl FnMut(usize, usize, bool),
-) -> Poll<io::Result<()>> {
-    while !batch.is_empty() || shared.next_batch(batch) {
-        let wrote = poll_write(transport, batch, cx);
-        let frames = match wrote {
-            Poll::Ready(Ok(n)) => batch.advance(n),
-            _ => 0,
-        };
-        let direct = std::mem::take(&mut batch.direct);
-        if direct && !batch.is_empty() {
-            let (frames, bytes) = batch.size();
-            shared.adopt(frames, bytes);
-        }
-        written(frames, ready!(wrote)?, direct);
-    }
-    Poll::Ready(Ok(()))
 }
 
 /// One system call for as much of `batch` as it takes. Answers how many bytes that was.

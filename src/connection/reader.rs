@@ -1,17 +1,16 @@
 //! Bytes from the socket to frames, in memory that an idle connection does not keep.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use tokio_util::io::poll_read_buf;
 
 use crate::codec::framing::Found;
 use crate::codec::{FrameCodec, FrameError};
 use crate::inbound;
-use crate::transport::Transport;
+use crate::transport::{Bounds, Transport};
 
 /// What one read takes at most, unless a larger packet is on its way.
 const CHUNK: usize = 64 * 1024;
@@ -51,8 +50,21 @@ pub(crate) struct Reader {
     next: usize,
     /// What came after them.
     buffer: BytesMut,
+    /// If the transport has messages.
+    messages: Option<Box<Messages>>,
     /// A frame was completed since this was asked.
     completed: bool,
+}
+
+/// Where messages end in what was received.
+#[derive(Debug, Default)]
+struct Messages {
+    /// How many bytes at the end of the buffer are of a message that is not whole.
+    open: usize,
+    /// How long the whole messages are that were not handed out, where a framing must know.
+    lens: VecDeque<usize>,
+    /// Where the first of these begins in the frames.
+    begin: usize,
 }
 
 impl Reader {
@@ -77,20 +89,37 @@ impl Reader {
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
-            match codec.whole_frames(&self.buffer)? {
-                0 => return Ok(None),
-                whole => {
-                    self.frames = self.buffer.split_to(whole).freeze();
-                    self.completed = true;
-                }
+            let whole = match &self.messages {
+                None => codec.whole_frames(&self.buffer)?,
+                Some(messages) => self.buffer.len() - messages.open,
+            };
+            if whole == 0 {
+                return Ok(None);
             }
+            self.frames = self.buffer.split_to(whole).freeze();
+            self.completed = true;
         }
-        match codec.frame_at(&self.frames, self.next) {
+        let found = if codec.is_plain() {
+            codec.plain_frame_at(&self.frames, self.next)
+        } else {
+            self.frame_of_framing(codec)
+        };
+        match found {
             Some(found) => Ok(Some(found)),
-            None if self.frames.is_empty() => Ok(None),
             // A framing that says otherwise than before.
             None => Err(FrameError::Malformed("the framing does not find a frame again")),
         }
+    }
+
+    /// The next frame of a framing, which sees no more than the message where there are messages.
+    fn frame_of_framing(&mut self, codec: &FrameCodec) -> Option<Found> {
+        let Some(Messages { lens, begin, .. }) = self.messages.as_deref_mut() else {
+            return codec.frame_at(&self.frames, self.next);
+        };
+        while *begin < self.next {
+            *begin += lens.pop_front()?;
+        }
+        codec.frame_at(self.frames.get(..*begin + lens.front()?)?, self.next)
     }
 
     /// Whether a frame was completed since this was asked last.
@@ -133,7 +162,13 @@ impl Reader {
             // Allocates only if payloads cut from this buffer are still in use.
             self.buffer.reserve(self.buffer.len().max(CHUNK));
         }
-        poll_read_buf(Pin::new(transport), cx, &mut self.buffer)
+        let filled = transport.poll_fill(&mut self.buffer, cx);
+        if let Some(Bounds { open, lens }) = transport.bounds() {
+            let messages = self.messages.get_or_insert_default();
+            messages.open = *open;
+            messages.lens.append(lens);
+        }
+        filled
     }
 
     /// Gives back what is not needed while nothing comes.
@@ -158,6 +193,13 @@ impl Reader {
 
     fn forget_frames(&mut self) {
         self.frames = Bytes::new();
+        if let Some(Messages { lens, begin, .. }) = self.messages.as_deref_mut()
+            && self.next > 0
+        {
+            // Of the last of them.
+            lens.pop_front();
+            *begin = 0;
+        }
         self.next = 0;
     }
 }

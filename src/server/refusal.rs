@@ -105,7 +105,7 @@ impl TurnAway {
         let Self { stream, began, stack, slot, permit, peer, why, frame, limits } = self;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         actix_rt::spawn(async move {
-            let frame = frame.as_ref().map(|frame| &frame.bytes()[..]);
+            let frame = frame.as_ref().map(Encoded::bytes);
             // Kept until the peer has heard it: else the next one would take it in between.
             let _permit = permit;
             let intake = Intake::new(limits.intake.as_ref());

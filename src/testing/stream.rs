@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use actix_rt::task::JoinHandle;
 use tokio::io::{
@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 use super::within;
 use crate::codec::FrameCodec;
-use crate::conn::{CloseReason, HandshakeError};
+use crate::conn::HandshakeError;
 use crate::endpoint::Endpoint;
-use crate::transport::{Boxed, Plain, Transport, writes_through};
+use crate::transport::writes_through;
 
 /// What is read ahead of a test that does not read.
 const AHEAD: usize = 64 * 1024;
@@ -96,16 +96,14 @@ impl TestStream {
     ) -> Result<Self, HandshakeError> {
         let stream = stream.into_std()?;
         let socket = TcpStream::from_std(stream.try_clone()?)?;
-        let below: Boxed = Box::new(Plain::new(TcpStream::from_std(stream)?));
-        let below = if endpoint.scheme.has_tls() {
-            encrypted(endpoint, roots, below).await?
+        let stream = TcpStream::from_std(stream)?;
+        let wire = if endpoint.scheme.has_tls() {
+            encrypted(endpoint, roots, stream).await?
         } else {
-            below
+            TestWire::new(stream)
         };
-        let wire = TestWire(Rc::new(RefCell::new(below)));
         let frames = if endpoint.scheme.has_ws() {
-            let frames = messages(endpoint, codec, Box::new(wire.clone())).await?;
-            TestWire(Rc::new(RefCell::new(frames)))
+            messages(endpoint, codec, wire.clone()).await?
         } else {
             wire.clone()
         };
@@ -139,27 +137,36 @@ impl TestStream {
 async fn encrypted(
     endpoint: &Endpoint,
     roots: Option<&Path>,
-    below: Boxed,
-) -> Result<Boxed, HandshakeError> {
+    socket: TcpStream,
+) -> Result<TestWire, HandshakeError> {
     use crate::transport::tls;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
     use std::sync::Arc;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    use tokio_rustls::TlsConnector;
 
     let failed = |why: String| HandshakeError::Tls(why);
     let roots = match roots {
         Some(file) => tls::roots("roots", file).map_err(|error| failed(error.to_string()))?,
         None => RootCertStore::empty(),
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(tls::credentials::provider()))
+    let config = ClientConfig::builder_with_provider(tls::credentials::default_provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls::connect(&Arc::new(config), &endpoint.host, below).await
+    let name = ServerName::try_from(endpoint.host.clone());
+    let name = name.map_err(|error| failed(error.to_string()))?;
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
+    connected.map(TestWire::new).map_err(tls::failed)
 }
 
 #[cfg(not(feature = "tls"))]
-async fn encrypted(_: &Endpoint, _: Option<&Path>, _: Boxed) -> Result<Boxed, HandshakeError> {
+async fn encrypted(
+    _: &Endpoint,
+    _: Option<&Path>,
+    _: TcpStream,
+) -> Result<TestWire, HandshakeError> {
     Err(HandshakeError::Tls("the feature `tls` is off".to_owned()))
 }
 
@@ -167,14 +174,15 @@ async fn encrypted(_: &Endpoint, _: Option<&Path>, _: Boxed) -> Result<Boxed, Ha
 async fn messages(
     endpoint: &Endpoint,
     codec: &FrameCodec,
-    below: Boxed,
-) -> Result<Boxed, HandshakeError> {
-    let connected = crate::transport::ws::connect(endpoint, &[], &[], codec, below).await;
-    connected.map(|(messages, _)| messages)
+    wire: TestWire,
+) -> Result<TestWire, HandshakeError> {
+    let request = crate::transport::ws::request(endpoint, &[], &[]);
+    let request = request.map_err(HandshakeError::WebSocket)?;
+    Ok(TestWire::new(super::messages::Messages::connect(request, codec, wire).await?))
 }
 
 #[cfg(not(feature = "ws"))]
-async fn messages(_: &Endpoint, _: &FrameCodec, _: Boxed) -> Result<Boxed, HandshakeError> {
+async fn messages(_: &Endpoint, _: &FrameCodec, _: TestWire) -> Result<TestWire, HandshakeError> {
     Err(HandshakeError::WebSocket("the feature `ws` is off".to_owned()))
 }
 
@@ -224,11 +232,19 @@ impl AsyncRead for TestStream {
 
 writes_through!(TestStream, frames);
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 /// A handle to a byte stream that others hold, too: of a [`TestStream`].
 #[derive(Clone)]
-pub struct TestWire(Rc<RefCell<Boxed>>);
+pub struct TestWire(Rc<RefCell<dyn Stream>>);
 
-impl Transport for TestWire {}
+impl TestWire {
+    fn new(stream: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Self {
+        Self(Rc::new(RefCell::new(stream)))
+    }
+}
 
 impl AsyncRead for TestWire {
     fn poll_read(
@@ -236,15 +252,13 @@ impl AsyncRead for TestWire {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut stream = self.0.borrow_mut();
-        let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut **stream).poll_read(cx, buf));
-        let is_over = read.is_err() || buf.filled().len() == before && buf.remaining() > 0;
-        if is_over && stream.answers_end() {
-            // A server that is not answered waits. One that is gone does not.
-            let _ = ready!(Pin::new(&mut **stream).poll_end(&CloseReason::PeerClosed, cx));
+        match Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf) {
+            // A server that closed its side without TLS's word for it.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            read => read,
         }
-        Poll::Ready(read)
     }
 }
 
@@ -254,15 +268,15 @@ impl AsyncWrite for TestWire {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut **self.0.borrow_mut()).poll_write(cx, buf)
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut **self.0.borrow_mut()).poll_flush(cx)
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut **self.0.borrow_mut()).poll_shutdown(cx)
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
     }
 }
 

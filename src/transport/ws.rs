@@ -1,31 +1,22 @@
-//! WebSocket (RFC 6455) under frames, by tungstenite: each binary message carries one frame.
+//! WebSocket (RFC 6455) under frames: each binary message carries one frame.
 
 mod code;
 mod connect;
-mod marks;
-mod messages;
+mod door;
+mod filter;
+mod header;
 mod upgrade;
-mod wire;
-
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+mod utf8;
 
 use super::{Boxed, Failed, Layer, Local, PeerSide, Refused, gone};
 use crate::codec::FrameCodec;
+use crate::codec::envelope::Envelope;
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 pub(crate) use connect::{connect, header_name, request};
-use marks::Marks;
-use messages::Messages;
+pub(crate) use filter::Filter;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
-use wire::Wire;
-
-/// What a connection reads into at once, and has ready for that all the time.
-const READ_BUFFER: usize = 4 * 1024;
-
-/// What it keeps of messages on their way out before it gives them to the transport below.
-const WRITE_BUFFER: usize = 16 * 1024;
 
 /// The server's side at one endpoint.
 pub(crate) struct ServerWs {
@@ -60,16 +51,8 @@ impl Layer for ServerWs {
             match answer {
                 Ok(response) => {
                     upgrade::send(&mut below, &response, "").await?;
-                    let (come, sent) = (Marks::after(&rest), Marks::default());
-                    let wire = Wire::new(below, come, sent, self.codec.largest_frame());
-                    let config = Some(config(&self.codec));
-                    let stream = WebSocketStream::from_partially_read(
-                        wire,
-                        rest.into(),
-                        Role::Server,
-                        config,
-                    );
-                    Ok(Box::new(Messages::new(stream.await, self.codec.clone())) as Boxed)
+                    let (envelope, codec) = (Envelope::Message, self.codec.clone());
+                    Ok(Box::new(Filter::new(below, rest, envelope, codec)) as Boxed)
                 }
                 Err(rejected) => {
                     upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;
@@ -97,15 +80,6 @@ impl Layer for ServerWs {
     fn refuses(&self) -> bool {
         true
     }
-}
-
-fn config(codec: &FrameCodec) -> WebSocketConfig {
-    let largest = Some(codec.largest_frame());
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER)
-        .max_message_size(largest)
-        .max_frame_size(largest)
 }
 
 #[cfg(test)]

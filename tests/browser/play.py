@@ -94,7 +94,7 @@ class Program:
 class Browser:
     """A headless Chromium, by way of its driver."""
 
-    def __init__(self, port, folder):
+    def __init__(self, port, folder, **more):
         self.port = port
         self.session = ""
         # The only page it opens is ours, and a container seldom lets it make a sandbox.
@@ -109,6 +109,7 @@ class Browser:
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
             "timeouts": {"pageLoad": PATIENCE * 1000, "script": PATIENCE * 1000},
+            **more,
         }
         session = self.ask("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self.session = f"/session/{session['sessionId']}"

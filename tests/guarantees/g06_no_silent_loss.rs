@@ -1,6 +1,7 @@
 //! G6: no silent loss: what is not accepted is given back, what is accepted is written within the
 //! deadline, and what is cut is counted.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -18,14 +19,23 @@ use zinxide::{
 use crate::SCHEME;
 use crate::support::{Does, Events, echo, echo_actor, encoded, journal, poll_once, tuned};
 use crate::transport::{
-    TestClient, client_and_writer, codec, connect, half_close, settings, write,
+    TestClient, bytes_from, client_and_writer, connect, connect_passive, half_close, on_the_wire,
+    settings, write,
 };
 
 /// A server without routes, with one connection.
 async fn one_connection(settings: Settings) -> (TestServer, Events, TestClient, Conn) {
+    one_connection_by(settings, connect).await
+}
+
+/// The same with a client that `connects` so.
+async fn one_connection_by(
+    settings: Settings,
+    connects: impl AsyncFn(SocketAddr) -> TestClient,
+) -> (TestServer, Events, TestClient, Conn) {
     let (journal, mut events) = journal();
     let server = TestServer::start(journal.hooks(Server::new(settings))).await;
-    let client = connect(server.addr()).await;
+    let client = connects(server.addr()).await;
     let id = events.started().await;
     let conn = server.handle().conn_manager().send(Get(id)).await.unwrap().unwrap();
     (server, events, client, conn)
@@ -422,7 +432,7 @@ async fn g6_twenty_thousand_pipelined_requests_to_a_shared_actor_get_twenty_thou
 
 #[actix::test]
 async fn g6_frames_that_the_drain_deadline_cuts_are_counted_exactly() {
-    let (server, mut events, mut client, conn) = one_connection(deep(50)).await;
+    let (server, mut events, mut client, conn) = one_connection_by(deep(50), connect_passive).await;
     let frames = series();
     for Frame { id, payload } in frames.clone() {
         conn.send_buffered(id, payload).unwrap();
@@ -437,7 +447,7 @@ async fn g6_frames_that_the_drain_deadline_cuts_are_counted_exactly() {
 async fn g6_frames_that_a_slow_consumer_loses_are_counted_exactly() {
     let mut settings = deep(30_000);
     settings.write_deadline_ms = 50;
-    let (server, mut events, mut client, conn) = one_connection(settings).await;
+    let (server, mut events, mut client, conn) = one_connection_by(settings, connect_passive).await;
     let frames = series();
     for Frame { id, payload } in frames.clone() {
         conn.send_buffered(id, payload).unwrap();
@@ -449,12 +459,9 @@ async fn g6_frames_that_a_slow_consumer_loses_are_counted_exactly() {
 
 #[actix::test]
 async fn g6_small_frames_that_are_cut_in_the_middle_of_a_write_are_counted_exactly() {
-    let (server, mut events, mut client, conn) = one_connection({
-        let mut settings = deep(50);
-        settings.max_msg_chan_len = 1_000_000;
-        settings
-    })
-    .await;
+    let mut settings = deep(50);
+    settings.max_msg_chan_len = 1_000_000;
+    let (server, mut events, mut client, conn) = one_connection_by(settings, connect_passive).await;
     // Below the size from which payloads are shared: all of it is one buffer.
     let frames: Vec<_> = (0..12_000).map(|n| Frame::new(n, vec![n as u8; 3_000])).collect();
     for Frame { id, payload } in frames.clone() {
@@ -468,13 +475,19 @@ async fn g6_small_frames_that_are_cut_in_the_middle_of_a_write_are_counted_exact
 
 /// What the client gets, and what the server counts as cut, is what was accepted, to the byte.
 async fn assert_cut_exactly(server: &TestServer, client: &mut TestClient, frames: &[Frame]) {
-    let accepted = encoded(frames.iter().cloned());
-    let mut got = BytesMut::new();
-    while let Ok(1..) = within(client.stream().read_buf(&mut got)).await {}
+    let each: Vec<_> = frames.iter().map(|frame| on_the_wire(frame).len()).collect();
+    let accepted: Vec<_> = frames.iter().flat_map(on_the_wire).collect();
+    let (mut wire, mut got) = (bytes_from(client), BytesMut::new());
+    while let Ok(1..) = within(wire.read_buf(&mut got)).await {}
     assert!(accepted[..got.len()] == got[..], "what comes is what was sent");
     let Stats { frames_cut, bytes_cut, .. } = server.handle().stats();
     assert_eq!(bytes_cut as usize, accepted.len() - got.len());
-    let whole = std::iter::from_fn(|| codec().next_frame(&mut got).unwrap()).count();
+    let mut end = 0;
+    let ends = each.iter().map(|len| {
+        end += len;
+        end
+    });
+    let whole = ends.take_while(|&end| end <= got.len()).count();
     let lost = frames.len() - whole;
     assert!(lost > 0);
     // Frames count as written when the buffer that they are part of is, and a transport that keeps the

@@ -15,7 +15,9 @@ use zinxide::{
 
 use crate::support::{poll_once, round_trip, tuned};
 use crate::support_flow::{ECHO, Hooked, MORE_THAN_KERNEL, echo, number, one_worker, server};
-use crate::transport::{TestClient, client, connect, half_close, seen_by_clients, settings};
+use crate::transport::{
+    TestClient, client, connect, half_close, on_the_wire, seen_by_clients, settings,
+};
 
 /// The id of last frames.
 const BYE: MsgId = 9;
@@ -84,7 +86,8 @@ async fn g20_a_goodbye_needs_no_last_frame() {
 
 #[actix::test]
 async fn g20_the_last_frame_has_its_place_in_an_outbox_that_is_full() {
-    for (frames, bytes) in [(4, 1 << 20), (1000, 4 * 4104)] {
+    let frame = on_the_wire(&Frame::new(0, vec![0; 4096])).len();
+    for (frames, bytes) in [(4, 1 << 20), (1000, 4 * frame)] {
         for overflow in [Overflow::Refuse, Overflow::DropOldest] {
             let settings = tuned(|s| {
                 s.max_msg_chan_len = frames;

@@ -12,7 +12,7 @@ use tokio::net::TcpSocket;
 use zinxide::client::{Backoff, Client, ClientBuilder};
 use zinxide::testing::{TestStream, TestWire, within};
 use zinxide::{
-    CloseReason, Endpoint, FrameCodec, FrameError, HandshakeError, MsgId, Scheme, Settings,
+    CloseReason, Endpoint, Frame, FrameCodec, FrameError, HandshakeError, MsgId, Scheme, Settings,
 };
 
 use crate::SCHEME;
@@ -195,4 +195,21 @@ pub(crate) fn too_large(id: MsgId, announced: u32, max: u32) -> CloseReason {
     } else {
         FrameError::TooLarge { id, announced, max }
     })
+}
+
+/// What a server sends of a frame.
+pub(crate) fn on_the_wire(frame: &Frame) -> Vec<u8> {
+    let frame = crate::support::encoded([frame.clone()]);
+    let mut header = before_frame(frame.len());
+    if !header.is_empty() {
+        // A server does not mask.
+        header.truncate(header.len() - 4);
+        header[1] &= 0x7f;
+    }
+    [&header[..], &frame].concat()
+}
+
+/// The bytes that come from a server, as they are before anybody looks for frames or messages.
+pub(crate) fn bytes_from(client: &mut TestClient) -> TestWire {
+    client.stream().wire()
 }

@@ -12,5 +12,9 @@ mod support;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_files;
+#[cfg(feature = "tls")]
+mod tls_provider;
+#[cfg(feature = "tls")]
+mod tls_sessions;
 #[cfg(feature = "ws")]
 mod websocket;

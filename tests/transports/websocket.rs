@@ -213,22 +213,25 @@ async fn frames_before_a_message_that_is_too_long_are_handled() {
 }
 
 #[actix::test]
-async fn a_large_answer_that_a_close_frame_cuts_counts_as_cut() {
+async fn a_close_frame_is_answered_behind_the_frame_that_is_being_written() {
     const BIG: u32 = 5;
+    const LEN: usize = 16 << 20;
     let settings = Settings { max_msg_chan_bytes: 64 << 20, ..settings() };
-    let server = Server::new(settings).route_fn(BIG, async |_: Inbound| (BIG, vec![1; 16 << 20]));
+    let server = Server::new(settings).route_fn(BIG, async |_: Inbound| (BIG, vec![1; LEN]));
     let mut watched = Watched::serve(server).await;
     let mut client = dial(&watched).await;
     let conn = watched.started().await;
     client.send(Message::binary(frame(BIG, b"x"))).await.unwrap();
     // The kernel has not room for all of it.
-    let mut first = [0; 2];
-    within(client.get_mut().read_exact(&mut first)).await.unwrap();
+    let mut header = [0; 10];
+    within(client.get_mut().read_exact(&mut header)).await.unwrap();
     assert_eq!(conn.unsent().frames, 1);
-    client.get_mut().write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+    // What is behind it is lost.
+    conn.send_buffered(ECHO, "late").unwrap();
+    client.get_mut().write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await.unwrap();
     let mut rest = Vec::new();
-    let _ = within(client.get_mut().read_to_end(&mut rest)).await;
-    assert!(rest.len() < 16 << 20);
+    within(client.get_mut().read_to_end(&mut rest)).await.unwrap();
+    assert_eq!((rest.len(), &rest[8 + LEN..]), (8 + LEN + 4, &[0x88, 2, 3, 0xe8][..]));
     watched.removed().await;
     assert_eq!(watched.server.handle().stats().frames_cut, 1);
     watched.server.stop().await.unwrap();
@@ -378,40 +381,38 @@ async fn a_frame_in_fragments_of_a_byte_is_not_too_long() {
     watched.server.stop().await.unwrap();
 }
 
-/// Finds no frame that it has put.
+/// Takes any message as one frame.
 #[derive(Debug)]
-struct Lopsided;
+struct Any;
 
-impl Framing for Lopsided {
+impl Framing for Any {
     fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
-        let [len @ 1..10, rest @ ..] = src else { return Ok(None) };
-        let len = usize::from(*len);
-        Ok((rest.len() >= len).then_some(Found { id: ECHO, payload: 1..1 + len, len: 1 + len }))
+        Ok(Some(Found { id: ECHO, payload: 0..src.len(), len: src.len() }))
     }
 
     fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
-        dst.extend_from_slice(&[200]);
         dst.extend_from_slice(payload);
     }
 
-    fn can_put(&self, _: MsgId, _: &[u8]) -> bool {
-        true
-    }
-
     fn overhead(&self) -> usize {
-        1
+        0
     }
 }
 
 #[actix::test]
-async fn a_framing_that_does_not_find_what_it_puts_is_an_error_and_no_silence() {
-    let mut watched = Watched::serve(Server::new(settings()).framing(Lopsided)).await;
+async fn a_framing_is_asked_about_one_message_at_a_time() {
+    let watched = Watched::serve(Server::new(settings()).framing(Any)).await;
     let mut client = dial(&watched).await;
-    client.send(Message::binary(&b"\x01x"[..])).await.unwrap();
-    assert!(close_code(&mut client).await == 1007);
-    let why = watched.removed().await;
-    assert!(matches!(why, CloseReason::Protocol(FrameError::Malformed(_))), "{why}");
-    assert_eq!(watched.server.handle().stats().frames_cut, 1);
+    let lens = [1, 7, 200, 4000, 3];
+    for len in lens {
+        client.feed(Message::binary(vec![len as u8; len])).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    for len in lens {
+        assert_eq!(next(&mut client).await, Message::binary(vec![len as u8; len]));
+    }
+    client.send(Message::binary(Vec::new())).await.unwrap();
+    assert_eq!(close_code(&mut client).await, 1007, "no frame is empty");
     watched.server.stop().await.unwrap();
 }
 

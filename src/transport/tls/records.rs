@@ -1,23 +1,14 @@
 //! Where a peer is in the records that it sends: between two, or inside one.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, ReadBuf};
-
-use crate::transport::Boxed;
-
 /// Type, version and length.
 const HEADER: usize = 5;
 
-/// A transport whose input is followed: rustls does not tell a record that has begun from none at all,
-/// and a peer may not take for ever to send one.
+/// Follows the headers of records. rustls does not tell a record that has begun from none at all, and a peer
+/// may not take for ever to send one.
+#[derive(Default)]
 pub(super) struct Records {
-    pub(super) below: Boxed,
-    /// Something has come since this was asked.
-    pub(super) come: bool,
     header: [u8; HEADER],
+    /// How much of the header has come.
     have: usize,
     /// How much of the record's payload is still to come.
     payload: usize,
@@ -26,10 +17,6 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(below: Boxed) -> Self {
-        Self { below, come: false, header: [0; HEADER], have: 0, payload: 0, len: 0 }
-    }
-
     /// Whether a record has begun and is not complete.
     pub(super) fn part(&self) -> bool {
         self.have > 0 || self.payload > 0
@@ -43,7 +30,8 @@ impl Records {
         }
     }
 
-    fn follow(&mut self, mut come: &[u8]) {
+    /// This came next.
+    pub(super) fn follow(&mut self, mut come: &[u8]) {
         while let Some((&byte, rest)) = come.split_first() {
             if self.payload > 0 {
                 let n = come.len().min(self.payload);
@@ -62,19 +50,3 @@ impl Records {
         }
     }
 }
-
-impl AsyncRead for Records {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.below).poll_read(cx, buf))?;
-        self.follow(&buf.filled()[before..]);
-        self.come |= buf.filled().len() > before;
-        Poll::Ready(Ok(()))
-    }
-}
-
-writes_through!(Records, below);

@@ -1,8 +1,4 @@
-//! Close codes and close reasons: each way.
-
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+//! Close codes (RFC 6455, 7.4) and close reasons: each way.
 
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, beginning};
@@ -10,36 +6,48 @@ use crate::conn::{CloseReason, beginning};
 /// What a close frame has room for beside the code.
 const MAX_REASON: usize = 123;
 
-/// What a peer is told.
-pub(super) fn close_frame(why: &CloseReason) -> CloseFrame {
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+const PROTOCOL_ERROR: u16 = 1002;
+const UNSUPPORTED_DATA: u16 = 1003;
+const INVALID_PAYLOAD: u16 = 1007;
+const POLICY_VIOLATION: u16 = 1008;
+const MESSAGE_TOO_BIG: u16 = 1009;
+const INTERNAL_ERROR: u16 = 1011;
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// What a close frame says of `why`.
+pub(super) fn close_payload(why: &CloseReason) -> Vec<u8> {
     let words = match why {
         CloseReason::App { text, .. } => text.to_string(),
         why => why.to_string(),
     };
-    CloseFrame { code: code_of(why), reason: beginning(&words, MAX_REASON).into() }
+    let mut payload = code_of(why).to_be_bytes().to_vec();
+    payload.extend_from_slice(beginning(&words, MAX_REASON).as_bytes());
+    payload
 }
 
-fn code_of(why: &CloseReason) -> CloseCode {
+fn code_of(why: &CloseReason) -> u16 {
     use CloseReason as R;
     match why {
-        R::App { code, .. } => CloseCode::from(*code),
+        R::App { code, .. } => *code,
         R::PeerClosed
         | R::PeerClosedWith { .. }
         | R::PeerClosedFinally
         | R::Stopped
         | R::Removed
         | R::Cleared
-        | R::OutOfStep(_) => CloseCode::Normal,
-        R::Shutdown => CloseCode::Away,
-        R::InboundFull => CloseCode::Again,
-        R::Protocol(FrameError::Text) => CloseCode::Unsupported,
+        | R::OutOfStep(_) => NORMAL,
+        R::Shutdown => GOING_AWAY,
+        R::InboundFull => TRY_AGAIN_LATER,
+        R::Protocol(FrameError::Text) => UNSUPPORTED_DATA,
         R::Protocol(FrameError::TooLarge { .. } | FrameError::MessageTooLong { .. }) => {
-            CloseCode::Size
+            MESSAGE_TOO_BIG
         }
-        R::Protocol(FrameError::WebSocket(_)) => CloseCode::Protocol,
-        R::Protocol(_) => CloseCode::Invalid,
+        R::Protocol(FrameError::WebSocket(_)) => PROTOCOL_ERROR,
+        R::Protocol(_) => INVALID_PAYLOAD,
         R::NoRoute(_) | R::OverRate(_) | R::SlowConsumer(_) | R::Silent(_) | R::WriteIdle => {
-            CloseCode::Policy
+            POLICY_VIOLATION
         }
         R::HandlerPanicked(_)
         | R::HookPanicked
@@ -47,47 +55,31 @@ fn code_of(why: &CloseReason) -> CloseCode {
         | R::HandlerLate(_)
         | R::Handshake(_)
         | R::Io(_)
-        | R::WorkerGone => CloseCode::Error,
+        | R::WorkerGone => INTERNAL_ERROR,
     }
 }
 
 /// What a peer's close frame means.
-pub(super) fn reason_of(frame: Option<&CloseFrame>) -> CloseReason {
-    match frame {
-        None => CloseReason::PeerClosed,
-        Some(CloseFrame { code, reason }) => match code {
-            CloseCode::Normal | CloseCode::Away | CloseCode::Status => CloseReason::PeerClosed,
-            &code => {
-                CloseReason::PeerClosedWith { code: code.into(), text: reason.as_str().into() }
-            }
-        },
+pub(super) fn reason_of(payload: &[u8]) -> Result<CloseReason, FrameError> {
+    let [high, low, text @ ..] = payload else {
+        return match payload {
+            [] => Ok(CloseReason::PeerClosed),
+            _ => Err(FrameError::WebSocket("a close frame has half of a code")),
+        };
+    };
+    let code = u16::from_be_bytes([*high, *low]);
+    if !may_be_sent(code) {
+        return Err(FrameError::WebSocket("a close code is reserved"));
     }
+    let text = std::str::from_utf8(text);
+    let text = text.map_err(|_| FrameError::Malformed("a close reason is not UTF-8"))?;
+    Ok(match code {
+        NORMAL | GOING_AWAY => CloseReason::PeerClosed,
+        code => CloseReason::PeerClosedWith { code, text: text.into() },
+    })
 }
 
-/// Why reading failed.
-pub(super) fn reason_of_error(error: Error) -> CloseReason {
-    CloseReason::Protocol(match error {
-        Error::ConnectionClosed | Error::AlreadyClosed => return CloseReason::PeerClosed,
-        Error::Io(error) => return CloseReason::of(error),
-        Error::Capacity(CapacityError::MessageTooLong { max_size, .. }) => {
-            FrameError::MessageTooLong { max: max_size }
-        }
-        // In a text, or in the reason of a close frame.
-        Error::Utf8(_) => FrameError::Malformed("it is not UTF-8"),
-        Error::Protocol(error) => FrameError::WebSocket(match error {
-            ProtocolError::UnmaskedFrameFromClient => "a frame is not masked",
-            ProtocolError::MaskedFrameFromServer => "a frame is masked",
-            ProtocolError::NonZeroReservedBits => "reserved bits are not zero",
-            ProtocolError::FragmentedControlFrame => "a control frame is fragmented",
-            ProtocolError::ControlFrameTooBig => "a control frame is too large",
-            ProtocolError::UnknownControlFrameType(_)
-            | ProtocolError::UnknownDataFrameType(_)
-            | ProtocolError::InvalidOpcode(_) => "an opcode is unknown",
-            ProtocolError::UnexpectedContinueFrame => "there is nothing to continue",
-            ProtocolError::ExpectedFragment(_) => "a message begins inside another",
-            ProtocolError::InvalidCloseSequence => "a close frame is malformed",
-            _ => "it is not followed",
-        }),
-        _ => FrameError::WebSocket("it is not followed"),
-    })
+/// Whether this code may stand in a close frame: it is registered, or an application's.
+fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

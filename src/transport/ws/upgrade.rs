@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
@@ -17,11 +17,11 @@ use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::event::Event;
 use crate::settings::Settings;
-use crate::transport::{Boxed, Local};
+use crate::transport::{Boxed, Local, fill};
 use crate::unwind::{Contained, Guard};
 
-/// The longest head of a request that is read.
-const MAX_HEAD: usize = 16 * 1024;
+/// The longest head of a request or a response that is read.
+pub(super) const MAX_HEAD: usize = 16 * 1024;
 
 /// A request for a WebSocket: what [`Server::ws_auth`](crate::Server::ws_auth) judges.
 pub struct Upgrade(Request<()>);
@@ -274,8 +274,7 @@ pub(super) async fn read_head(
     let mut parsed = 0;
     loop {
         let before = read.len();
-        read.reserve(1024);
-        if below.read_buf(&mut read).await? == 0 {
+        if fill(below, &mut read).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let news = &read[before.saturating_sub(2)..];

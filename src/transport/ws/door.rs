@@ -1,0 +1,396 @@
+//! What a peer sends by WebSocket, taken apart where it lies in the reader's buffer: a state without a socket.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::code::{close_payload, reason_of};
+use super::header::{Header, MAX_HEADER, Opcode};
+use super::utf8::Utf8;
+use crate::codec::envelope::{Envelope, mask};
+use crate::codec::{FrameCodec, FrameError};
+use crate::conn::CloseReason;
+use crate::transport::Bounds;
+
+/// The longest payload of a control frame.
+const MAX_CONTROL: u64 = 125;
+
+/// So many bytes of replies wait for a peer that sends pings and does not read. It gets the reply to the
+/// latest one all the same.
+const PONGS: usize = 1024;
+
+/// A masked fragment of a single byte has seven. A message may have so many times the bytes of its frame.
+const FRAGMENTED: usize = 8;
+
+/// What a peer may still send when it has nothing more to say, before its socket is closed under it: enough
+/// for a message that was much too long, and not for a flood.
+const READ_AWAY: usize = 4 * 1024 * 1024;
+
+/// Where a WebSocket is.
+///
+/// Payloads of data frames are left in the buffer, unmasked, one behind the other; everything else is taken
+/// out of it. Each message is one frame of the codec.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// How this side sends. The other sends masked what this one does not, and the other way round.
+    envelope: Envelope,
+    codec: FrameCodec,
+    /// A header that came in part, and how much of it.
+    head: [u8; MAX_HEADER],
+    have: usize,
+    /// The frame whose header came last, and how much of its payload is still to come.
+    frame: Header,
+    left: u64,
+    /// How many bytes the frames have that are complete, of a message that is not. Each has a header: there
+    /// is such a message unless this is 0.
+    begun: usize,
+    /// The same with what came of the frame that is not complete, of that message or not.
+    part: usize,
+    bounds: Bounds,
+    /// The payload of a control frame, as far as it has come.
+    control: Vec<u8>,
+    /// What has come of a text, of which nothing is kept.
+    text: Option<Utf8>,
+    /// Replies to pings, and where the last one begins.
+    pongs: BytesMut,
+    last_pong: usize,
+    /// What the peer's close frame said, until it is answered.
+    close: Option<Vec<u8>>,
+    /// Why nothing more is read.
+    over: Option<CloseReason>,
+    /// Payloads are thrown away, and errors are no news.
+    away: bool,
+    /// The caller has done with the input, and waits for its end.
+    lingers: bool,
+    /// How many bytes came since it was over.
+    read_away: usize,
+    /// The peer has sent a close frame.
+    is_closed: bool,
+    /// The peer has ended its output.
+    at_end: bool,
+    sent: Sent,
+}
+
+/// Whether a close frame was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    No,
+    /// Before the peer's.
+    First,
+    /// After the peer's.
+    Reply,
+}
+
+impl Door {
+    pub(super) fn new(envelope: Envelope, codec: FrameCodec) -> Self {
+        Self {
+            envelope,
+            codec,
+            head: [0; MAX_HEADER],
+            have: 0,
+            frame: Header::NONE,
+            left: 0,
+            begun: 0,
+            part: 0,
+            bounds: Bounds::default(),
+            control: Vec::new(),
+            text: None,
+            pongs: BytesMut::new(),
+            last_pong: 0,
+            close: None,
+            over: None,
+            away: false,
+            lingers: false,
+            read_away: 0,
+            is_closed: false,
+            at_end: false,
+            sent: Sent::No,
+        }
+    }
+
+    /// Takes apart what has come: what `buffer` has from `from` on.
+    pub(super) fn take(&mut self, buffer: &mut BytesMut, from: usize) {
+        if self.over.is_some() {
+            self.read_away += buffer.len() - from;
+        }
+        // What is kept. While that is nothing, a payload gets to its place by a move of the beginning.
+        let (mut begin, mut end) = (0, from);
+        let mut at = from;
+        while at < buffer.len() {
+            if self.left == 0 {
+                let Some(len) = self.take_header(&buffer[at..]) else { break };
+                at += len;
+            } else {
+                let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len() - at);
+                self.left -= n as u64;
+                self.part = self.part.saturating_add(n);
+                let payload = &mut buffer[at..at + n];
+                if let Some(key) = &mut self.frame.key {
+                    mask(payload, *key);
+                    key.rotate_left(n % 4);
+                }
+                if self.frame.is_control() {
+                    if self.frame.len <= MAX_CONTROL {
+                        self.control.extend_from_slice(payload);
+                    }
+                } else if let Some(text) = &mut self.text {
+                    if let Err(error) = text.follow(payload) {
+                        self.fail(error);
+                    }
+                } else if !self.away {
+                    if begin == end {
+                        (begin, end) = (at, at);
+                    } else if end < at {
+                        buffer.copy_within(at..at + n, end);
+                    }
+                    end += n;
+                    self.bounds.open += n;
+                }
+                at += n;
+            }
+            if self.left == 0 {
+                self.end_frame(&buffer[begin..end]);
+            }
+        }
+        if self.away {
+            // Of a message that is not whole nothing is handed out.
+            end -= std::mem::take(&mut self.bounds.open);
+        }
+        buffer.truncate(end);
+        buffer.advance(begin);
+    }
+
+    /// Takes a header off the front of `bytes`, of which a part may have come before. Returns how many
+    /// of them it was; `None` if they are all of a header that is not all there.
+    #[inline]
+    fn take_header(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (header, used) = match self.have {
+            0 => match Header::parse(bytes) {
+                Some(parsed) => parsed,
+                None => return self.keep_head(bytes),
+            },
+            have => {
+                let n = bytes.len().min(MAX_HEADER - have);
+                self.head[have..have + n].copy_from_slice(&bytes[..n]);
+                match Header::parse(&self.head[..have + n]) {
+                    Some((header, len)) => (header, len - have),
+                    None => return self.keep_head(bytes),
+                }
+            }
+        };
+        self.have = 0;
+        self.part = self.part.saturating_add(used);
+        if !self.away {
+            match self.check(&header) {
+                Ok(()) if header.opcode == Opcode::Text => self.text = Some(Utf8::default()),
+                Ok(()) => {}
+                Err(error) => self.fail(error),
+            }
+        }
+        (self.frame, self.left) = (header, header.len);
+        Some(used)
+    }
+
+    fn keep_head(&mut self, bytes: &[u8]) -> Option<usize> {
+        self.head[self.have..self.have + bytes.len()].copy_from_slice(bytes);
+        self.have += bytes.len();
+        self.part = self.part.saturating_add(bytes.len());
+        None
+    }
+
+    /// Whether a frame may have this header, here.
+    fn check(&self, header: &Header) -> Result<(), FrameError> {
+        let broken = |why| Err(FrameError::WebSocket(why));
+        let in_message = self.begun > 0;
+        if header.reserved != 0 {
+            return broken("reserved bits are not zero");
+        }
+        match (self.envelope, header.key) {
+            (Envelope::Masked, Some(_)) => return broken("a frame is masked"),
+            (Envelope::Message, None) => return broken("a frame is not masked"),
+            _ => {}
+        }
+        match header.opcode {
+            Opcode::Continuation if !in_message => {
+                return broken("there is nothing to continue");
+            }
+            Opcode::Text | Opcode::Binary if in_message => {
+                return broken("a message begins inside another");
+            }
+            Opcode::Reserved => return broken("an opcode is unknown"),
+            Opcode::Continuation | Opcode::Text | Opcode::Binary => {}
+            Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                return match header {
+                    Header { fin: false, .. } => broken("a control frame is fragmented"),
+                    Header { len: ..=MAX_CONTROL, .. } => Ok(()),
+                    _ => broken("a control frame is too large"),
+                };
+            }
+        }
+        let max = self.codec.largest_frame();
+        let most = max.saturating_mul(FRAGMENTED).saturating_add(MAX_HEADER);
+        let have = self.text.as_ref().map_or(self.bounds.open, Utf8::len);
+        if header.len > (max - have) as u64 || self.part > most {
+            return Err(FrameError::MessageTooLong { max });
+        }
+        Ok(())
+    }
+
+    /// The last byte of a frame has come. `kept` ends with what has come of its message.
+    #[inline]
+    fn end_frame(&mut self, kept: &[u8]) {
+        if self.frame.is_control() {
+            self.end_control();
+        } else if self.frame.fin {
+            self.begun = 0;
+            if !self.away {
+                match self.text.take() {
+                    None => self.end_message(&kept[kept.len() - self.bounds.open..]),
+                    Some(text) => self.fail(text.end()),
+                }
+            }
+        } else {
+            self.begun = self.part;
+        }
+        self.part = self.begun;
+    }
+
+    /// A message is one frame, no less and no more.
+    #[inline]
+    fn end_message(&mut self, message: &[u8]) {
+        let have = message.len();
+        match self.codec.find(message) {
+            Ok(Some(found)) if found.len == have => {
+                self.bounds.open = 0;
+                if !self.codec.is_plain() {
+                    self.bounds.lens.push_back(have);
+                }
+            }
+            Ok(_) => self.fail(FrameError::NotOneFrame { have }),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn end_control(&mut self) {
+        let said = std::mem::take(&mut self.control);
+        match self.frame.opcode {
+            Opcode::Ping if self.over.is_none() => self.reply_to_ping(&said),
+            Opcode::Close => {
+                self.is_closed = true;
+                if self.over.is_none() {
+                    match reason_of(&said) {
+                        Ok(why) => (self.over, self.close) = (Some(why), Some(said)),
+                        Err(error) => self.fail(error),
+                    }
+                }
+                self.away = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn reply_to_ping(&mut self, said: &[u8]) {
+        if self.pongs.len() > PONGS {
+            self.pongs.truncate(self.last_pong);
+        }
+        self.last_pong = self.pongs.len();
+        self.pongs.extend_from_slice(&self.envelope.control(Opcode::PONG, said));
+    }
+
+    fn fail(&mut self, error: FrameError) {
+        self.over.get_or_insert(CloseReason::Protocol(error));
+        self.away = true;
+        self.text = None;
+    }
+
+    /// The peer has ended its output.
+    pub(super) fn end_input(&mut self) {
+        self.at_end = true;
+        if self.over.is_none() {
+            self.over = Some(match self.part {
+                have @ 1.. if !self.away => CloseReason::Protocol(FrameError::Truncated { have }),
+                _ => CloseReason::PeerClosed,
+            });
+        }
+    }
+
+    /// The end of the input, if there is nothing more to read.
+    pub(super) fn end(&self) -> Option<io::Result<usize>> {
+        let why = self.over.as_ref()?;
+        // The reset of a socket that has unread bytes would take the last words from the peer.
+        let reads_on = match self.sent {
+            Sent::No => false,
+            Sent::First => matches!(why, CloseReason::Protocol(_)) && !self.is_closed,
+            Sent::Reply => true,
+        };
+        if self.lingers && reads_on && !self.at_end && self.read_away < READ_AWAY {
+            return None;
+        }
+        Some(match why {
+            CloseReason::PeerClosed => Ok(0),
+            why => Err(io::Error::other(why.clone())),
+        })
+    }
+
+    pub(super) fn bounds(&mut self) -> &mut Bounds {
+        &mut self.bounds
+    }
+
+    /// What comes from now on is thrown away, but for close frames. The buffer is another one, or none.
+    pub(super) fn read_away(&mut self) {
+        (self.away, self.lingers) = (true, true);
+        self.bounds.open = 0;
+        self.text = None;
+    }
+
+    /// The control frames that are due.
+    pub(super) fn aside(&mut self) -> Option<Bytes> {
+        if self.sent != Sent::No {
+            return None;
+        }
+        if self.close.is_some() {
+            return self.reply_to_close();
+        }
+        (!self.pongs.is_empty()).then(|| std::mem::take(&mut self.pongs).freeze())
+    }
+
+    /// The close frame, if none was sent: a reply to the peer's, or one that says `why`.
+    pub(super) fn last_words(&mut self, why: &CloseReason) -> Option<Bytes> {
+        if self.sent != Sent::No {
+            return None;
+        }
+        self.reply_to_close().or_else(|| {
+            self.sent = if self.is_closed { Sent::Reply } else { Sent::First };
+            Some(self.envelope.control(Opcode::CLOSE, &close_payload(why)))
+        })
+    }
+
+    fn reply_to_close(&mut self) -> Option<Bytes> {
+        let said = self.close.take()?;
+        self.sent = Sent::Reply;
+        Some(self.envelope.control(Opcode::CLOSE, &said))
+    }
+
+    /// Whether the peer has sent a close frame, and takes nothing more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Whether a message or a frame has begun that is not complete.
+    pub(super) fn is_inside(&self) -> bool {
+        self.over.is_none() && self.part > 0
+    }
+
+    /// Whether the peer waits for this side to close the socket.
+    pub(super) fn is_answered(&self) -> bool {
+        self.sent == Sent::Reply
+    }
+
+    /// Bytes of a header or a control frame that is not complete.
+    pub(super) fn held(&self) -> usize {
+        self.have + self.control.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

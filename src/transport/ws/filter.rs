@@ -1,0 +1,115 @@
+//! A WebSocket as a transport: a [`Door`] between the reader's buffer and what lies below.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use super::door::Door;
+use crate::codec::FrameCodec;
+use crate::codec::envelope::Envelope;
+use crate::conn::{CloseReason, Intake};
+use crate::transport::{Bounds, Boxed, Passed, Signs, Transport};
+
+/// Frames go out as they are written: their envelopes are the codec's.
+pub(crate) struct Filter {
+    below: Boxed,
+    door: Door,
+    /// What came behind the handshake.
+    rest: BytesMut,
+}
+
+impl Filter {
+    pub(crate) fn new(below: Boxed, rest: BytesMut, envelope: Envelope, codec: FrameCodec) -> Self {
+        Self { below, door: Door::new(envelope, codec), rest }
+    }
+}
+
+impl Transport for Filter {
+    fn poll_fill(
+        &mut self,
+        buffer: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Self { below, door, rest } = self;
+        if let Some(end) = door.end() {
+            return Poll::Ready(end);
+        }
+        let from = buffer.len();
+        let n = if rest.is_empty() {
+            ready!(below.poll_fill(buffer, cx))?
+        } else {
+            let rest = std::mem::take(rest);
+            buffer.extend_from_slice(&rest);
+            rest.len()
+        };
+        match n {
+            0 => door.end_input(),
+            _ => door.take(buffer, from),
+        }
+        Poll::Ready(match door.end() {
+            // There is no whole message to be handed out before.
+            Some(end) if buffer.len() <= door.bounds().open => end,
+            _ => Ok(n),
+        })
+    }
+
+    fn bounds(&mut self) -> Option<&mut Bounds> {
+        Some(self.door.bounds())
+    }
+
+    fn read_away(&mut self) {
+        self.door.read_away();
+        self.below.read_away();
+    }
+
+    fn aside(&mut self) -> Option<Bytes> {
+        self.door.aside()
+    }
+
+    fn last_words(&mut self, why: &CloseReason) -> Option<Bytes> {
+        self.door.last_words(why)
+    }
+
+    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_answered = self.door.is_answered();
+        let below = Pin::new(&mut *self.below);
+        // The server closes the socket when both have sent a close frame. A peer that has not yet is waited
+        // for, and may have something to send before it.
+        if is_answered { below.poll_shutdown(cx) } else { below.poll_flush(cx) }
+    }
+
+    fn answers_end(&self) -> bool {
+        true
+    }
+
+    fn passed(&self) -> Option<Passed> {
+        self.below.passed()
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.below.socket()
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.door.is_closed()
+    }
+
+    fn held(&self) -> usize {
+        self.door.held() + self.below.held()
+    }
+
+    fn intake(&self) -> Option<Rc<Intake>> {
+        self.below.intake()
+    }
+
+    fn signs(&mut self) -> Signs {
+        let below = self.below.signs();
+        Signs { part: below.part || self.door.is_inside(), ..below }
+    }
+}
+
+writes_through!(Filter, below);
