@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError}
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_util::io::poll_read_buf;
 
-use super::{Boxed, Failed, Layer, Local, Passed, Refused, Signs, Transport};
+use super::{Boxed, Failed, Layer, Local, Overhead, Passed, Refused, Signs, Transport};
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
@@ -210,11 +210,31 @@ struct Encrypted {
     given: u64,
     /// Bytes in records that the socket has.
     whole: u64,
+    /// Bytes of the peer that were read here.
+    plain: u64,
+    /// All its bytes beside those, and those of them that are of the handshake until somebody asks.
+    overhead: u64,
+    handshake: u64,
 }
 
 impl Encrypted {
     fn new(stream: TlsStream<Records>) -> Self {
-        Self { stream, given: 0, whole: 0 }
+        let mut new = Self { stream, given: 0, whole: 0, plain: 0, overhead: 0, handshake: 0 };
+        new.handshake = new.follow_overhead();
+        new
+    }
+
+    /// How many bytes have come since this was asked that are no plaintext.
+    fn follow_overhead(&mut self) -> u64 {
+        // What is decrypted and not read is no overhead, and rustls knows how much that is.
+        let state = match &mut self.stream {
+            TlsStream::Server(stream) => stream.get_mut().1.process_new_packets(),
+            TlsStream::Client(stream) => stream.get_mut().1.process_new_packets(),
+        };
+        let unread = state.map_or(0, |state| state.plaintext_bytes_to_read() as u64);
+        let all = self.stream.get_ref().0.complete().saturating_sub(self.plain + unread);
+        let before = std::mem::replace(&mut self.overhead, all);
+        all.saturating_sub(before)
     }
 
     /// Whether the socket has all records.
@@ -245,7 +265,12 @@ impl Transport for Encrypted {
                 let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
                 Poll::Ready(Err(io::Error::other(why)))
             }
-            read => read,
+            read => {
+                if let Poll::Ready(Ok(n)) = read {
+                    self.plain += n as u64;
+                }
+                read
+            }
         }
     }
 
@@ -269,6 +294,11 @@ impl Transport for Encrypted {
     fn signs(&mut self) -> Signs {
         let records = self.stream.get_mut().0;
         Signs { alive: std::mem::take(&mut records.come), part: records.part() }
+    }
+
+    fn take_overhead(&mut self) -> Overhead {
+        let (handshake, bytes) = (std::mem::take(&mut self.handshake), self.follow_overhead());
+        Overhead { handshake, bytes, controls: 0 }
     }
 }
 

@@ -18,14 +18,16 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use zinxide::framing::{Found, Framing};
 use zinxide::testing::{TestClient, within};
 use zinxide::{
-    CloseReason, Conn, FrameError, HandshakeError, Inbound, MsgId, Scheme, Server, Settings,
-    Silence, Subprotocol, Unrouted, Upgrade,
+    CloseReason, Conn, Excess, FrameError, HandshakeError, Inbound, MsgId, OverRate, Scheme,
+    Server, Settings, Silence, Subprotocol, Unrouted, Upgrade,
 };
 
 use super::support::{ECHO, Watched, at, frame};
 
 const PANIC: u32 = 8;
 const NO_ROUTE: u32 = 9;
+
+const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
 type Client = WebSocketStream<TcpStream>;
 
@@ -68,6 +70,17 @@ async fn next(client: &mut Client) -> Message {
 async fn echo(client: &mut Client) {
     client.send(Message::binary(frame(ECHO, b"there and back"))).await.unwrap();
     assert_eq!(next(client).await, Message::binary(frame(ECHO, b"there and back")));
+}
+
+/// The same, after whatever pongs come.
+async fn echo_after_pongs(client: &mut Client) {
+    client.send(Message::binary(frame(ECHO, b"x"))).await.unwrap();
+    loop {
+        match next(client).await {
+            Message::Pong(_) => {}
+            other => break assert_eq!(other, Message::binary(frame(ECHO, b"x"))),
+        }
+    }
 }
 
 /// The code that the server closes with, after whatever else it sends.
@@ -466,6 +479,35 @@ async fn a_flood_of_pings_holds_no_neighbour_up_and_is_bounded_by_what_the_peer_
     );
     echo(&mut neighbour).await;
     drop(neighbour);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_handshake_counts_as_bytes_and_costs_half_a_burst_at_most() {
+    const BURST: usize = 8000;
+    // Next to nothing is paid for while the test runs.
+    let settings = Settings {
+        rate_bytes: BURST as u32 / 100,
+        rate_burst_ms: 100_000,
+        over_rate: OverRate::Close,
+        ..settings()
+    };
+    let mut watched = Watched::start(settings).await;
+    for (cookie, pings) in [(2500, 6100), (6000, 5000)] {
+        let value = "a".repeat(cookie);
+        let asked = ask(watched.port(0), "/game", &[("cookie", &value)]).await;
+        let (mut client, _) = asked.unwrap();
+        // A burst would have room for them alone.
+        assert!(pings < BURST);
+        client.get_mut().write_all(&PING.repeat(pings / PING.len())).await.unwrap();
+        assert_eq!(close_code(&mut client).await, 1008);
+        assert_eq!(watched.removed().await, CloseReason::OverRate(Excess::Bytes));
+    }
+    let value = "a".repeat(12_000);
+    let (mut client, _) = ask(watched.port(0), "/game", &[("cookie", &value)]).await.unwrap();
+    client.get_mut().write_all(&PING.repeat(500)).await.unwrap();
+    echo_after_pongs(&mut client).await;
+    drop(client);
     watched.server.stop().await.unwrap();
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Records {
     len: usize,
     /// What was read and not asked for yet.
     ahead: BytesMut,
+    /// How many bytes were read and asked for.
+    read: u64,
     /// How many bytes the transport below has taken.
     pub(super) taken: u64,
 }
@@ -40,6 +42,7 @@ impl Records {
             payload: 0,
             len: 0,
             ahead: BytesMut::new(),
+            read: 0,
             taken: 0,
         }
     }
@@ -51,11 +54,19 @@ impl Records {
 
     /// How much has come of a record that is not complete.
     pub(super) fn held(&self) -> usize {
-        let part = match self.payload {
+        self.begun() + self.ahead.len()
+    }
+
+    fn begun(&self) -> usize {
+        match self.payload {
             0 => self.have,
             to_come => HEADER + self.len - to_come,
-        };
-        part + self.ahead.len()
+        }
+    }
+
+    /// How many bytes were read in complete records.
+    pub(super) fn complete(&self) -> u64 {
+        self.read - self.begun() as u64
     }
 
     fn follow(&mut self, mut come: &[u8]) {
@@ -94,6 +105,7 @@ impl AsyncRead for Records {
         let n = this.ahead.len().min(buf.remaining());
         let come = this.ahead.split_to(n);
         this.follow(&come);
+        this.read += n as u64;
         buf.put_slice(&come);
         this.come = true;
         if this.ahead.is_empty() {

@@ -265,10 +265,17 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// Reads the head of a request, and answers what came after it.
-pub(super) async fn read_head(
-    below: &mut Boxed,
-) -> io::Result<(Result<Request<()>, Rejected>, BytesMut)> {
+/// A request that has come.
+pub(super) struct Asked {
+    pub(super) request: Result<Request<()>, Rejected>,
+    /// How many bytes its head has.
+    pub(super) len: usize,
+    /// What came behind it.
+    pub(super) rest: BytesMut,
+}
+
+/// Reads the head of a request.
+pub(super) async fn read_head(below: &mut Boxed) -> io::Result<Asked> {
     let mut read = BytesMut::new();
     // How much there was when it was parsed last. What comes a byte at a time is not parsed at each.
     let mut parsed = 0;
@@ -283,16 +290,17 @@ pub(super) async fn read_head(
             continue;
         }
         parsed = read.len();
-        match Request::try_parse(&read) {
-            Ok(Some((len, head))) if len <= MAX_HEAD => return Ok((Ok(head), read.split_off(len))),
-            Ok(None) if read.len() < MAX_HEAD => {}
+        let (request, len) = match Request::try_parse(&read) {
+            Ok(Some((len, head))) if len <= MAX_HEAD => (Ok(head), len),
+            Ok(None) if read.len() < MAX_HEAD => continue,
             Ok(_) => {
                 let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
                 let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                return Ok((Err(Rejected::new(status, why)), read));
+                (Err(Rejected::new(status, why)), read.len())
             }
-            Err(error) => return Ok((Err(Rejected::bad(&error)), read)),
-        }
+            Err(error) => (Err(Rejected::bad(&error)), read.len()),
+        };
+        return Ok(Asked { request, len, rest: read.split_off(len) });
     }
 }
 
