@@ -14,3 +14,5 @@ mod tls;
 mod tls_files;
 #[cfg(feature = "ws")]
 mod websocket;
+#[cfg(feature = "ws")]
+mod ws_requests;
