@@ -162,15 +162,18 @@ pub struct Settings {
     /// again after a pause.
     pub while_handler_down: WhileDown,
     /// How many messages may come on a connection a second, in the long run; 0 for any number. Routes
-    /// may count for more: [`Server::route_cost`](crate::Server::route_cost).
+    /// may count for more: [`Server::route_cost`](crate::Server::route_cost). Over WebSocket a ping or a pong
+    /// counts as a message.
     pub rate_messages: u32,
-    /// How many bytes may come on a connection a second, in the long run, headers included; 0 for any
-    /// number. A burst must allow the largest packet.
+    /// How many bytes may come on a connection a second, in the long run; 0 for any number. A burst must
+    /// allow the largest packet. They are counted as they come from the socket: headers, TLS records,
+    /// control frames and the handshake included, the latter as half a burst at most.
     pub rate_bytes: u32,
     /// How much may come at once: what the rates allow in this time, in milliseconds; at least
-    /// 1.
+    /// 1. Messages may be so much, and what comes beside them as much again; the rates hold for both together.
     pub rate_burst_ms: u64,
-    /// What becomes of a message with which a peer has sent too much.
+    /// What becomes of a message with which a peer has sent too much, or that comes with too much beside
+    /// it.
     pub over_rate: OverRate,
     /// After this time of silence the system asks whether the peer is still there (TCP keep-alive), in
     /// milliseconds; 0 for never. Three more times, a third of it apart, then the connection is

@@ -153,6 +153,14 @@ pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
     fn signs(&mut self) -> Signs {
         Signs::default()
     }
+
+    /// What has come since this was asked that is no part of a frame.
+    fn take_overhead(&mut self) -> Overhead {
+        Overhead::default()
+    }
+
+    /// Does not reply to the control frames that have come.
+    fn drop_replies(&mut self) {}
 }
 
 /// Where the messages of a transport end.
@@ -184,6 +192,17 @@ pub(crate) struct Signs {
     pub(crate) alive: bool,
     /// A part of a message has come that cannot be read before the rest has.
     pub(crate) part: bool,
+}
+
+/// What a peer makes the server read that is no part of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overhead {
+    /// Bytes of handshakes.
+    pub(crate) handshake: u64,
+    /// Bytes of headers, padding and control frames.
+    pub(crate) bytes: u64,
+    /// Control frames that a peer may send any number of.
+    pub(crate) controls: u32,
 }
 
 /// A transport of any kind.

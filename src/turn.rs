@@ -26,7 +26,13 @@ impl Turn {
     /// One more message is handled. True if that was the last one of this turn.
     #[inline]
     pub(crate) fn spend(&mut self) -> bool {
-        self.messages += 1;
+        self.spend_all(1)
+    }
+
+    /// The same for what costs as much as so many messages.
+    #[inline]
+    pub(crate) fn spend_all(&mut self, messages: u32) -> bool {
+        self.messages += messages;
         if self.messages > self.next_look {
             self.look();
         }
@@ -44,6 +50,7 @@ impl Turn {
             None if self.messages == 1 => 0,
             None => {
                 self.clock = Some((Instant::now(), 1));
+                self.over = self.messages >= MESSAGES;
                 1
             }
             Some((since, stride)) => {
@@ -75,5 +82,6 @@ mod tests {
         let mut turn = Turn::default();
         let fast = (1..=2 * MESSAGES).find(|_| turn.spend());
         assert!(fast.is_some(), "a turn without end");
+        assert!(Turn::default().spend_all(MESSAGES), "as many at once");
     }
 }

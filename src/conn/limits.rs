@@ -107,6 +107,9 @@ pub enum Overflow {
 }
 
 /// What becomes of a message with which a peer has sent too much.
+///
+/// A peer has also sent too much that sends many pings, pongs, headers of fragments, or TLS records of a few
+/// bytes. Then what is said here of a message is true of those that come with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -114,7 +117,7 @@ pub enum OverRate {
     /// It is handled later, and nothing is read from the peer meanwhile.
     #[default]
     Delay,
-    /// It is dropped and counted.
+    /// It is dropped and counted. Pings that come with too much get no pong.
     Drop,
     /// The connection is closed with [`CloseReason::OverRate`](crate::CloseReason::OverRate).
     Close,

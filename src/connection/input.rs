@@ -12,12 +12,12 @@ use super::meter::Meter;
 use super::reader::Reader;
 use crate::codec::FrameError;
 use crate::codec::framing::Found;
-use crate::conn::{CloseReason, Conn, Ending, OverRate, PAUSE};
+use crate::conn::{CloseReason, Conn, Ending, Excess, OverRate, PAUSE};
 use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
-use crate::transport::{Signs, is_http};
+use crate::transport::{Overhead, Signs, is_http};
 use crate::turn::Turn;
 use crate::unwind::contained;
 
@@ -156,7 +156,8 @@ impl Input {
         // A handler may have ended the connection, or hurried its ending up: what comes after is
         // for the next step to see.
         while !shared.is_ending() || ending.is_some() && !conn.is_closed() {
-            let Found { id, payload: at, len } = match self.next_frame(link, local, ending, cx) {
+            let next = self.next_frame(link, local, ending, turn, cx);
+            let Found { id, payload: at, len } = match next {
                 Ok(found) => found,
                 Err(progress) => return progress,
             };
@@ -240,9 +241,11 @@ impl Input {
         link: &Link,
         local: &Local,
         ending: Option<Ending>,
+        turn: &mut Turn,
         cx: &mut Context<'_>,
     ) -> Result<Found, Progress> {
         let codec = &link.conn.shared().limits.codec;
+        let mut has_read = false;
         let why = loop {
             match self.reader.next_frame(codec) {
                 Ok(Some(found)) => return Ok(found),
@@ -250,8 +253,19 @@ impl Input {
                 Ok(None) => {}
                 Err(error) => break CloseReason::Protocol(error),
             }
+            if has_read && turn.spend() || turn.is_over() {
+                return Err(Progress::Waits);
+            }
+            if self.delayed {
+                match self.meter.as_mut().and_then(|meter| meter.owes()) {
+                    Some((_, wait)) => return Err(Progress::Delayed(wait)),
+                    None => self.delayed = false,
+                }
+            }
+            has_read = true;
             match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
                 Poll::Pending => {
+                    self.charge(link, local, turn)?;
                     let completed = self.reader.take_completed();
                     let Signs { alive, part } = link.signs();
                     if alive {
@@ -269,6 +283,8 @@ impl Input {
                     link.conn.shared().hear();
                     link.pulse.hear(local.now());
                     self.fill_meter(link);
+                    self.charge(link, local, turn)?;
+                    link.reply_aside();
                 }
                 Poll::Ready(Ok(0)) => {
                     link.pulse.half_close();
@@ -319,17 +335,15 @@ impl Input {
             (self.paid, self.delayed) = (true, false);
             return Pay::Paid;
         };
-        let mut first = || !std::mem::replace(&mut self.told.over_rate, true);
         let over = if ending.is_some() { OverRate::Drop } else { rates.over };
         match over {
             OverRate::Delay => {
-                if !std::mem::replace(&mut self.delayed, true) {
-                    conn.emit(Event::RateDelayed { conn, excess, first: first() });
-                }
+                self.delay(excess, conn);
                 Pay::Later(wait)
             }
             OverRate::Drop => {
-                conn.emit(Event::RateDropped { conn, excess, message, first: first() });
+                let first = !std::mem::replace(&mut self.told.over_rate, true);
+                conn.emit(Event::RateDropped { conn, excess, message, first });
                 Pay::Never
             }
             OverRate::Close => {
@@ -337,6 +351,47 @@ impl Input {
                 self.discard(local);
                 Pay::Closed
             }
+        }
+    }
+
+    /// Has the peer pay for what was read beside its messages. An error if nothing more is to be read for
+    /// now.
+    #[inline]
+    fn charge(&mut self, link: &Link, local: &Local, turn: &mut Turn) -> Result<(), Progress> {
+        let overhead = link.take_overhead();
+        if overhead == Overhead::default() {
+            return Ok(());
+        }
+        turn.spend_all(overhead.controls);
+        if self.meter.is_none() {
+            self.fill_meter(link);
+        }
+        let Some(meter) = &mut self.meter else { return Ok(()) };
+        meter.charge(overhead);
+        let Some((excess, wait)) = meter.owes() else { return Ok(()) };
+        let conn = &link.conn;
+        match conn.shared().limits.rates.over {
+            OverRate::Delay => {
+                self.delay(excess, conn);
+                Err(Progress::Delayed(wait))
+            }
+            OverRate::Drop => {
+                meter.forgive();
+                link.drop_replies();
+                Ok(())
+            }
+            OverRate::Close => {
+                conn.close(CloseReason::OverRate(excess));
+                self.discard(local);
+                Err(Progress::Waits)
+            }
+        }
+    }
+
+    fn delay(&mut self, excess: Excess, conn: &Conn) {
+        if !std::mem::replace(&mut self.delayed, true) {
+            let first = !std::mem::replace(&mut self.told.over_rate, true);
+            conn.emit(Event::RateDelayed { conn, excess, first });
         }
     }
 

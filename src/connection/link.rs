@@ -18,7 +18,7 @@ use crate::conn::{
     Source, Unsent,
 };
 use crate::router::{Answer, Replies, Reply};
-use crate::transport::{Acknowledged, Boxed, Passed, PeerSide, Signs, Watch, is_over};
+use crate::transport::{Acknowledged, Boxed, Overhead, Passed, PeerSide, Signs, Watch, is_over};
 use crate::turn::Turn;
 
 /// So many bytes of answers are written before more messages are handled.
@@ -119,20 +119,24 @@ impl Link {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Io { transport, intake, layered, batch, .. } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(0)) };
         if let Some(intake) = intake {
             intake.admit(reader.len() + transport.held());
         }
-        let filled = reader.poll_fill(&mut **transport, pool, cx);
-        // Before what is answered to the messages that came with it.
-        if *layered
+        reader.poll_fill(&mut **transport, pool, cx)
+    }
+
+    /// Has the transport reply to what came before the messages that were read with it are answered.
+    #[inline]
+    pub(crate) fn reply_aside(&self) {
+        if let Io { layered: true, transport: Some(transport), batch, .. } =
+            &mut *self.io.borrow_mut()
             && batch.is_empty()
             && let Some(bytes) = transport.aside()
         {
             *batch = Batch::aside(bytes);
         }
-        filled
     }
 
     /// Reports that the connection rests with so much input beside what the transport has.
@@ -300,6 +304,22 @@ impl Link {
         match &mut *self.io.borrow_mut() {
             Io { layered: true, transport: Some(transport), .. } => transport.signs(),
             _ => Signs::default(),
+        }
+    }
+
+    /// What has come since this was asked that is no part of a frame.
+    #[inline]
+    pub(crate) fn take_overhead(&self) -> Overhead {
+        match &mut *self.io.borrow_mut() {
+            Io { layered: true, transport: Some(transport), .. } => transport.take_overhead(),
+            _ => Overhead::default(),
+        }
+    }
+
+    /// Does not reply to the control frames that have come.
+    pub(crate) fn drop_replies(&self) {
+        if let Some(transport) = &mut self.io.borrow_mut().transport {
+            transport.drop_replies();
         }
     }
 

@@ -1,4 +1,8 @@
 //! How much a peer may send: a token bucket each for messages and bytes.
+//!
+//! What is no part of a frame (handshakes, headers, control frames) has come already when it is counted, so
+//! that it cannot wait for tokens. It makes a debt, which the next tokens pay. A debt of a whole bucket is within
+//! the rate: the overhead of a message that costs a bucket must not be what is too much.
 
 use std::time::Duration;
 
@@ -6,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::conn::{Excess, Rate, Rates};
 use crate::frame::MsgId;
+use crate::transport::Overhead;
 
 /// Timers are not finer, and what rounding leaves to wait for must not be nothing.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
@@ -24,12 +29,15 @@ pub(super) struct Meter {
 struct Bucket {
     rate: Rate,
     level: f64,
+    /// What is owed for overhead.
+    debt: f64,
 }
 
 impl Meter {
     /// Full buckets; `None` if nothing is limited.
     pub(super) fn new(rates: &Rates) -> Option<Box<Self>> {
-        let full = |rate: Option<Rate>| rate.map(|rate| Bucket { rate, level: rate.burst });
+        let full =
+            |rate: Option<Rate>| rate.map(|rate| Bucket { rate, level: rate.burst, debt: 0.0 });
         let (messages, bytes) = (full(rates.messages), full(rates.bytes));
         let limits = messages.is_some() || bytes.is_some();
         limits.then(|| Box::new(Self { messages, bytes, filled: Instant::now() }))
@@ -41,8 +49,32 @@ impl Meter {
         let seconds = now.duration_since(self.filled).as_secs_f64();
         self.filled = now;
         for bucket in self.messages.iter_mut().chain(&mut self.bytes) {
-            let Rate { per_second, burst } = bucket.rate;
-            bucket.level = (bucket.level + seconds * per_second).min(burst);
+            bucket.add(seconds);
+        }
+    }
+
+    /// Has the peer owe for what has come beside its messages.
+    pub(super) fn charge(&mut self, Overhead { handshake, bytes, controls }: Overhead) {
+        if let Some(bucket) = &mut self.messages {
+            bucket.debt += f64::from(controls);
+        }
+        if let Some(bucket) = &mut self.bytes {
+            // Handshakes are as long as certificates and cookies are, and bounded by other means.
+            bucket.debt += bytes as f64 + (handshake as f64).min(bucket.rate.burst / 2.0);
+        }
+    }
+
+    /// If the peer owes too much: of what, and how long it takes until it does not.
+    pub(super) fn owes(&mut self) -> Option<(Excess, Duration)> {
+        self.lacks(0.0, 0.0)?;
+        self.fill();
+        self.lacks(0.0, 0.0)
+    }
+
+    /// Lets the peer off what it could not pay in the time of a burst.
+    pub(super) fn forgive(&mut self) {
+        for bucket in self.messages.iter_mut().chain(&mut self.bytes) {
+            bucket.debt = bucket.debt.min(2.0 * bucket.rate.burst);
         }
     }
 
@@ -79,9 +111,18 @@ impl Meter {
 }
 
 impl Bucket {
+    fn add(&mut self, seconds: f64) {
+        let Rate { per_second, burst } = self.rate;
+        let come = seconds * per_second;
+        let paid = come.min(self.debt);
+        self.debt -= paid;
+        self.level = (self.level + come - paid).min(burst);
+    }
+
     /// How long it takes until there is enough; `None` if there is.
     fn lacks(&self, cost: f64) -> Option<Duration> {
-        let missing = cost.min(self.rate.burst) - self.level;
+        let lack = cost.min(self.rate.burst) - self.level;
+        let missing = if lack > 0.0 { self.debt + lack } else { self.debt - self.rate.burst };
         if missing <= 0.0 {
             return None;
         }

@@ -15,6 +15,7 @@ use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 pub(crate) use connect::{connect, header_name, request};
 pub(crate) use filter::Filter;
+use upgrade::Asked;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
 
@@ -35,15 +36,15 @@ impl ServerWs {
 impl Layer for ServerWs {
     fn accept<'a>(&'a self, mut below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
-            let (head, rest) = upgrade::read_head(&mut below).await?;
-            if let Ok(head) = &head {
-                conn.shared().set_asked_http(!upgrade::is_one(head));
+            let Asked { request, len, rest } = upgrade::read_head(&mut below).await?;
+            if let Ok(request) = &request {
+                conn.shared().set_asked_http(!upgrade::is_one(request));
             }
-            let answer = match head {
+            let answer = match request {
                 // The application may take long, and nobody reads meanwhile.
-                Ok(head) => tokio::select! {
+                Ok(request) => tokio::select! {
                     biased;
-                    answer = self.rules.answer(&self.path, head, conn) => answer,
+                    answer = self.rules.answer(&self.path, request, conn) => answer,
                     () = gone(|| below.socket().map_or(PeerSide::Open, PeerSide::of)) => return Err(HandshakeError::PeerClosed.into()),
                 },
                 Err(rejected) => Err(rejected),
@@ -52,7 +53,8 @@ impl Layer for ServerWs {
                 Ok(response) => {
                     upgrade::send(&mut below, &response, "").await?;
                     let (envelope, codec) = (Envelope::Message, self.codec.clone());
-                    Ok(Box::new(Filter::new(below, rest, envelope, codec)) as Boxed)
+                    let filter = Filter::new(below, rest, envelope, codec).after_handshake(len);
+                    Ok(Box::new(filter) as Boxed)
                 }
                 Err(rejected) => {
                     upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;

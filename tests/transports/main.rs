@@ -18,3 +18,5 @@ mod tls_provider;
 mod tls_sessions;
 #[cfg(feature = "ws")]
 mod websocket;
+#[cfg(feature = "ws")]
+mod ws_requests;

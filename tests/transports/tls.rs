@@ -18,8 +18,8 @@ use tokio_rustls::rustls::{
 };
 use zinxide::testing::{TestClient, within};
 use zinxide::{
-    ClientCert, CloseReason, Frame, HandshakeError, PeerCertificates, Scheme, Server, ServerError,
-    Settings, Silence, TlsError,
+    ClientCert, CloseReason, Excess, Frame, HandshakeError, OverRate, PeerCertificates, Scheme,
+    Server, ServerError, Settings, Silence, TlsError,
 };
 
 use super::support::{ECHO, Watched, at, frame};
@@ -166,6 +166,40 @@ async fn a_peer_that_begins_a_record_and_does_not_end_it_is_closed() {
     // The header of a record of 100 bytes, and 3 of them.
     stream.get_mut().0.write_all(&[23, 3, 3, 0, 100, 1, 2, 3]).await.unwrap();
     assert_eq!(watched.removed().await, CloseReason::Silent(Silence::Frame));
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn records_and_handshakes_count_as_bytes() {
+    let files = Files::new("metered");
+    // A burst of 8000 bytes, and next to nothing while the test runs.
+    let settings = Settings {
+        rate_bytes: 80,
+        rate_burst_ms: 100_000,
+        over_rate: OverRate::Close,
+        ..files.settings()
+    };
+    let mut watched = Watched::start(settings).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    // In records as large as they may be, a burst is within the rate.
+    let large = frame(ECHO, &[7; 3900]);
+    stream.write_all(&[&large[..], &large].concat()).await.unwrap();
+    let mut echoed = vec![0; 2 * large.len()];
+    within(stream.read_exact(&mut echoed)).await.unwrap();
+    drop(stream);
+    assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    // A record of a byte has more than twenty.
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    for byte in frame(ECHO, &[7; 392]) {
+        let sent = async {
+            stream.write_all(&[byte]).await?;
+            stream.flush().await
+        };
+        if sent.await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(watched.removed().await, CloseReason::OverRate(Excess::Bytes));
     watched.server.stop().await.unwrap();
 }
 

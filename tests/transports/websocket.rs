@@ -18,14 +18,16 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use zinxide::framing::{Found, Framing};
 use zinxide::testing::{TestClient, within};
 use zinxide::{
-    CloseReason, Conn, FrameError, HandshakeError, Inbound, MsgId, Scheme, Server, Settings,
-    Silence, Subprotocol, Unrouted, Upgrade,
+    CloseReason, Conn, Excess, FrameError, HandshakeError, Inbound, MsgId, OverRate, Scheme,
+    Server, Settings, Silence, Subprotocol, Unrouted, Upgrade,
 };
 
 use super::support::{ECHO, Watched, at, frame};
 
 const PANIC: u32 = 8;
 const NO_ROUTE: u32 = 9;
+
+const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
 type Client = WebSocketStream<TcpStream>;
 
@@ -68,6 +70,17 @@ async fn next(client: &mut Client) -> Message {
 async fn echo(client: &mut Client) {
     client.send(Message::binary(frame(ECHO, b"there and back"))).await.unwrap();
     assert_eq!(next(client).await, Message::binary(frame(ECHO, b"there and back")));
+}
+
+/// The same, after whatever pongs come.
+async fn echo_after_pongs(client: &mut Client) {
+    client.send(Message::binary(frame(ECHO, b"x"))).await.unwrap();
+    loop {
+        match next(client).await {
+            Message::Pong(_) => {}
+            other => break assert_eq!(other, Message::binary(frame(ECHO, b"x"))),
+        }
+    }
 }
 
 /// The code that the server closes with, after whatever else it sends.
@@ -302,6 +315,53 @@ async fn a_peers_close_code_and_text_are_its_reason() {
 }
 
 #[actix::test]
+async fn what_comes_behind_a_close_frame_is_read_away_and_the_end_is_no_reset() {
+    let mut watched = Watched::start(settings()).await;
+    let close = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+    let message = [&[0x82, 0x80 | 126, 4, 0, 0, 0, 0, 0][..], &[7; 1024]].concat();
+    for later in [false, true] {
+        let mut client = dial(&watched).await;
+        let socket = client.get_mut();
+        let mut end = Vec::new();
+        if later {
+            socket.write_all(&close).await.unwrap();
+            end.resize(4, 0);
+            within(socket.read_exact(&mut end)).await.unwrap();
+            socket.write_all(&message.repeat(1000)).await.expect("it is read");
+        } else {
+            socket.write_all(&[&close[..], &message.repeat(1000)].concat()).await.unwrap();
+        }
+        socket.shutdown().await.unwrap();
+        within(socket.read_to_end(&mut end)).await.expect("no reset");
+        assert_eq!(end, [0x88, 2, 0x03, 0xe8], "the reply, and nothing else");
+        assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    }
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
+async fn a_peer_that_sends_for_ever_behind_its_close_frame_is_cut() {
+    // The bytes are what ends it.
+    let settings = Settings { linger_ms: 60_000, drain_deadline_ms: 100_000, ..settings() };
+    let mut watched = Watched::start(settings).await;
+    let mut client = dial(&watched).await;
+    let flood = actix::spawn(async move {
+        let socket = client.get_mut();
+        socket.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+        let pings = PING.repeat(10_000);
+        let mut sent = 0;
+        while socket.write_all(&pings).await.is_ok() {
+            sent += pings.len();
+        }
+        sent
+    });
+    assert_eq!(watched.removed().await, CloseReason::PeerClosed);
+    let sent = within(flood).await.unwrap();
+    assert!(sent > 1 << 20, "{sent} bytes: a large message may be on its way");
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn answers_reach_a_peer_that_closed_its_socket_without_a_close_frame() {
     let watched = Watched::start(settings()).await;
     let mut client = dial(&watched).await;
@@ -470,6 +530,35 @@ async fn a_flood_of_pings_holds_no_neighbour_up_and_is_bounded_by_what_the_peer_
 }
 
 #[actix::test]
+async fn a_handshake_counts_as_bytes_and_costs_half_a_burst_at_most() {
+    const BURST: usize = 8000;
+    // Next to nothing is paid for while the test runs.
+    let settings = Settings {
+        rate_bytes: BURST as u32 / 100,
+        rate_burst_ms: 100_000,
+        over_rate: OverRate::Close,
+        ..settings()
+    };
+    let mut watched = Watched::start(settings).await;
+    for (cookie, pings) in [(2500, 6100), (6000, 5000)] {
+        let value = "a".repeat(cookie);
+        let asked = ask(watched.port(0), "/game", &[("cookie", &value)]).await;
+        let (mut client, _) = asked.unwrap();
+        // A burst would have room for them alone.
+        assert!(pings < BURST);
+        client.get_mut().write_all(&PING.repeat(pings / PING.len())).await.unwrap();
+        assert_eq!(close_code(&mut client).await, 1008);
+        assert_eq!(watched.removed().await, CloseReason::OverRate(Excess::Bytes));
+    }
+    let value = "a".repeat(12_000);
+    let (mut client, _) = ask(watched.port(0), "/game", &[("cookie", &value)]).await.unwrap();
+    client.get_mut().write_all(&PING.repeat(500)).await.unwrap();
+    echo_after_pongs(&mut client).await;
+    drop(client);
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn a_request_is_answered_by_what_is_wrong_with_it() {
     let mut watched = Watched::start(settings()).await;
     let port = watched.port(0);
@@ -583,7 +672,7 @@ async fn a_page_of_another_origin_may_not_connect() {
     let two = "GET /game HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                Origin: https://example.com\r\nOrigin: https://evil.org\r\n\r\n";
-    assert!(raw(watched.port(0), two.as_bytes()).await.starts_with("HTTP/1.1 403"));
+    assert!(raw(watched.port(0), two.as_bytes()).await.starts_with("HTTP/1.1 400"));
     assert_eq!(status(watched.port(0), "/game", &[]).await, 101, "no browser");
     watched.server.stop().await.unwrap();
 }

@@ -20,7 +20,7 @@ use super::records::Records;
 use super::{is_about_records, rustls_error};
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Intake};
-use crate::transport::{Boxed, Passed, Signs, Transport};
+use crate::transport::{Boxed, Overhead, Passed, Signs, Transport};
 
 /// What one read takes at most: a message of 64 KiB, in its records.
 const CHUNK: usize = 68 * 1024;
@@ -51,6 +51,12 @@ pub(super) struct Encrypted {
     records: Records,
     /// Something has come since this was asked.
     come: bool,
+    /// How many bytes came in all, and how many of them were for the reader.
+    read: u64,
+    plain: u64,
+    /// The bytes of complete records that were not, as far as somebody has asked; of the handshake apart.
+    overhead: u64,
+    handshake: u64,
     /// What came behind the handshake.
     early: BytesMut,
     /// Nothing more is read: the peer has said so, or what it sent makes no sense.
@@ -74,6 +80,10 @@ impl Encrypted {
             session: session.into(),
             records: Records::default(),
             come: false,
+            read: 0,
+            plain: 0,
+            overhead: 0,
+            handshake: 0,
             early: BytesMut::new(),
             end: None,
             given: 0,
@@ -81,6 +91,7 @@ impl Encrypted {
             to_socket: 0,
         });
         poll_fn(|cx| new.poll_shake_hands(cx)).await?;
+        new.handshake = new.follow_overhead();
         Ok(new)
     }
 
@@ -139,6 +150,7 @@ impl Encrypted {
     /// Decrypts what came into `buffer`. Returns how many bytes that gave.
     fn decrypt(&mut self, mut wire: &[u8], buffer: &mut BytesMut) -> io::Result<usize> {
         self.come = true;
+        self.read += wire.len() as u64;
         self.records.follow(wire);
         let from = buffer.len();
         // rustls takes a part at a time, and nothing behind the peer's last word.
@@ -159,7 +171,15 @@ impl Encrypted {
         }
         // Its memory for large records it gives back when it is about to read again.
         let _ = self.session.read_tls(&mut io::empty());
+        self.plain += (buffer.len() - from) as u64;
         Ok(buffer.len() - from)
+    }
+
+    /// How many bytes of complete records have come, since this was asked, that were not for the reader.
+    fn follow_overhead(&mut self) -> u64 {
+        let all = (self.read - self.records.held() as u64).saturating_sub(self.plain);
+        let before = std::mem::replace(&mut self.overhead, all);
+        all.saturating_sub(before)
     }
 
     /// Writes the records that there are. Ready when the transport below has all of them.
@@ -222,6 +242,11 @@ impl Transport for Encrypted {
 
     fn signs(&mut self) -> Signs {
         Signs { alive: std::mem::take(&mut self.come), part: self.records.part() }
+    }
+
+    fn take_overhead(&mut self) -> Overhead {
+        let (handshake, bytes) = (std::mem::take(&mut self.handshake), self.follow_overhead());
+        Overhead { handshake, bytes, controls: 0 }
     }
 }
 

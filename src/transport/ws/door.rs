@@ -10,7 +10,7 @@ use super::utf8::Utf8;
 use crate::codec::envelope::{Envelope, mask};
 use crate::codec::{FrameCodec, FrameError};
 use crate::conn::CloseReason;
-use crate::transport::Bounds;
+use crate::transport::{Bounds, Overhead};
 
 /// The longest payload of a control frame.
 const MAX_CONTROL: u64 = 125;
@@ -69,6 +69,8 @@ pub(super) struct Door {
     /// The peer has ended its output.
     at_end: bool,
     sent: Sent,
+    /// What has come that is no payload of a message, and was not asked for yet.
+    overhead: Overhead,
 }
 
 /// Whether a close frame was sent.
@@ -105,13 +107,15 @@ impl Door {
             is_closed: false,
             at_end: false,
             sent: Sent::No,
+            overhead: Overhead::default(),
         }
     }
 
     /// Takes apart what has come: what `buffer` has from `from` on.
     pub(super) fn take(&mut self, buffer: &mut BytesMut, from: usize) {
+        let come = buffer.len();
         if self.over.is_some() {
-            self.read_away += buffer.len() - from;
+            self.read_away += come - from;
         }
         // What is kept. While that is nothing, a payload gets to its place by a move of the beginning.
         let (mut begin, mut end) = (0, from);
@@ -158,6 +162,7 @@ impl Door {
         }
         buffer.truncate(end);
         buffer.advance(begin);
+        self.overhead.bytes += (come - buffer.len()) as u64;
     }
 
     /// Takes a header off the front of `bytes`, of which a part may have come before. Returns how many
@@ -273,6 +278,10 @@ impl Door {
 
     fn end_control(&mut self) {
         let said = std::mem::take(&mut self.control);
+        // Of close frames there is one.
+        if self.frame.opcode != Opcode::Close {
+            self.overhead.controls += 1;
+        }
         match self.frame.opcode {
             Opcode::Ping if self.over.is_none() => self.reply_to_ping(&said),
             Opcode::Close => {
@@ -330,6 +339,16 @@ impl Door {
             CloseReason::PeerClosed => Ok(0),
             why => Err(io::Error::other(why.clone())),
         })
+    }
+
+    /// What has come that is no payload of a message, since this was asked.
+    pub(super) fn take_overhead(&mut self) -> Overhead {
+        std::mem::take(&mut self.overhead)
+    }
+
+    /// The pings that have come get no reply.
+    pub(super) fn drop_pongs(&mut self) {
+        self.pongs.clear();
     }
 
     pub(super) fn bounds(&mut self) -> &mut Bounds {

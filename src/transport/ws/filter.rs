@@ -12,7 +12,7 @@ use super::door::Door;
 use crate::codec::FrameCodec;
 use crate::codec::envelope::Envelope;
 use crate::conn::{CloseReason, Intake};
-use crate::transport::{Bounds, Boxed, Passed, Signs, Transport};
+use crate::transport::{Bounds, Boxed, Overhead, Passed, Signs, Transport};
 
 /// Frames go out as they are written: their envelopes are the codec's.
 pub(crate) struct Filter {
@@ -20,11 +20,19 @@ pub(crate) struct Filter {
     door: Door,
     /// What came behind the handshake.
     rest: BytesMut,
+    /// How long the peer's part of the handshake was, until somebody asks.
+    handshake: u64,
 }
 
 impl Filter {
     pub(crate) fn new(below: Boxed, rest: BytesMut, envelope: Envelope, codec: FrameCodec) -> Self {
-        Self { below, door: Door::new(envelope, codec), rest }
+        Self { below, door: Door::new(envelope, codec), rest, handshake: 0 }
+    }
+
+    /// The peer has sent `len` bytes for the handshake.
+    pub(super) fn after_handshake(mut self, len: usize) -> Self {
+        self.handshake = len as u64;
+        self
     }
 }
 
@@ -34,7 +42,7 @@ impl Transport for Filter {
         buffer: &mut BytesMut,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Self { below, door, rest } = self;
+        let Self { below, door, rest, .. } = self;
         if let Some(end) = door.end() {
             return Poll::Ready(end);
         }
@@ -109,6 +117,16 @@ impl Transport for Filter {
     fn signs(&mut self) -> Signs {
         let below = self.below.signs();
         Signs { part: below.part || self.door.is_inside(), ..below }
+    }
+
+    fn take_overhead(&mut self) -> Overhead {
+        let (below, own) = (self.below.take_overhead(), self.door.take_overhead());
+        let handshake = below.handshake + std::mem::take(&mut self.handshake);
+        Overhead { handshake, bytes: below.bytes + own.bytes, ..own }
+    }
+
+    fn drop_replies(&mut self) {
+        self.door.drop_pongs();
     }
 }
 

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
-use memchr::memmem;
+use memchr::{memchr_iter, memmem};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
@@ -129,15 +129,19 @@ impl Rules {
             return Err(Rejected::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
         }
         let upgrade = Upgrade(one_line_each(request));
-        let mut response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error))?;
-        let count = |name| upgrade.0.headers().get_all(name).iter().count();
-        if count(header::HOST) != 1 || count(header::SEC_WEBSOCKET_KEY) != 1 {
-            let why = "there must be one Host and one Sec-WebSocket-Key";
-            return Err(Rejected::new(StatusCode::BAD_REQUEST, why));
+        let headers = upgrade.0.headers();
+        let response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error));
+        // Whatever else is wrong with such a request, its end is where others see it.
+        let of_http = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
+        if !response.as_ref().is_err_and(|rejected| of_http.contains(&rejected.status)) {
+            check_form(headers)?;
+        }
+        let mut response = response?;
+        if !headers.contains_key(header::HOST) {
+            return Err(Rejected::new(StatusCode::BAD_REQUEST, "there is no Host"));
         }
         let may = |origin: &str| self.origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
-        let named = count(header::ORIGIN);
-        let may_come = named == 0 || named == 1 && upgrade.origin().is_some_and(may);
+        let may_come = !headers.contains_key(header::ORIGIN) || upgrade.origin().is_some_and(may);
         if !(self.origins.is_empty() || may_come) {
             return Err(Rejected::new(
                 StatusCode::FORBIDDEN,
@@ -167,6 +171,38 @@ impl Rules {
             Rejected::new(StatusCode::INTERNAL_SERVER_ERROR, "the authentication panicked")
         })
     }
+}
+
+/// What is there once, or not at all: who reads the first of two and who reads the last would not see the
+/// same request.
+const SINGLE: [HeaderName; 6] = [
+    header::HOST,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::ORIGIN,
+];
+
+/// Refuses what a proxy in front may read in another way than this server: then a request could be hidden in
+/// what one of them takes for the body, and the other for WebSocket frames.
+fn check_form(headers: &HeaderMap) -> Result<(), Rejected> {
+    let bad = |why: String| Err(Rejected::new(StatusCode::BAD_REQUEST, why));
+    if let Some(name) = SINGLE.iter().find(|name| headers.get_all(*name).iter().count() > 1) {
+        return bad(format!("there must be one header {name} at most"));
+    }
+    let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|len| len != "0")
+        || headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.contains_key(header::EXPECT);
+    if has_body {
+        return bad("a request for a WebSocket has no body".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether there is a line that ends without a carriage return, which not everybody takes for an end.
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
 /// Whether a request is one for a WebSocket, good or bad.
@@ -265,10 +301,17 @@ impl fmt::Debug for Rules {
     }
 }
 
-/// Reads the head of a request, and answers what came after it.
-pub(super) async fn read_head(
-    below: &mut Boxed,
-) -> io::Result<(Result<Request<()>, Rejected>, BytesMut)> {
+/// A request that has come.
+pub(super) struct Asked {
+    pub(super) request: Result<Request<()>, Rejected>,
+    /// How many bytes its head has.
+    pub(super) len: usize,
+    /// What came behind it.
+    pub(super) rest: BytesMut,
+}
+
+/// Reads the head of a request.
+pub(super) async fn read_head(below: &mut Boxed) -> io::Result<Asked> {
     let mut read = BytesMut::new();
     // How much there was when it was parsed last. What comes a byte at a time is not parsed at each.
     let mut parsed = 0;
@@ -283,16 +326,21 @@ pub(super) async fn read_head(
             continue;
         }
         parsed = read.len();
-        match Request::try_parse(&read) {
-            Ok(Some((len, head))) if len <= MAX_HEAD => return Ok((Ok(head), read.split_off(len))),
-            Ok(None) if read.len() < MAX_HEAD => {}
+        let (request, len) = match Request::try_parse(&read) {
+            Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => {
+                let why = "a line of the request ends without a carriage return";
+                (Err(Rejected::new(StatusCode::BAD_REQUEST, why)), len)
+            }
+            Ok(Some((len, head))) if len <= MAX_HEAD => (Ok(head), len),
+            Ok(None) if read.len() < MAX_HEAD => continue,
             Ok(_) => {
                 let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
                 let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                return Ok((Err(Rejected::new(status, why)), read));
+                (Err(Rejected::new(status, why)), read.len())
             }
-            Err(error) => return Ok((Err(Rejected::bad(&error)), read)),
-        }
+            Err(error) => (Err(Rejected::bad(&error)), read.len()),
+        };
+        return Ok(Asked { request, len, rest: read.split_off(len) });
     }
 }
 
