@@ -83,9 +83,16 @@ impl Reader {
         self.frames.len() + self.buffer.capacity()
     }
 
+    /// The next frame, if it is one of a plain format and of those that were read last: as
+    /// [`next_frame`](Self::next_frame) returns it.
+    #[inline]
+    pub(crate) fn at_hand(&self, codec: &FrameCodec) -> Option<Found> {
+        let is_at_hand = self.next < self.frames.len() && codec.is_plain();
+        if is_at_hand { codec.plain_frame_at(&self.frames, self.next) } else { None }
+    }
+
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
-    #[inline]
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
@@ -99,10 +106,9 @@ impl Reader {
             self.frames = self.buffer.split_to(whole).freeze();
             self.completed = true;
         }
-        let found = if codec.is_plain() {
-            codec.plain_frame_at(&self.frames, self.next)
-        } else {
-            self.frame_of_framing(codec)
+        let found = match codec.is_plain() {
+            true => self.at_hand(codec),
+            false => self.frame_of_framing(codec),
         };
         match found {
             Some(found) => Ok(Some(found)),
