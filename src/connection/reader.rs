@@ -168,11 +168,31 @@ impl Reader {
     /// Forgets the input.
     pub(crate) fn recycle(&mut self, pool: &ReadPool) {
         self.forget_frames();
+        self.bounds = None;
         pool.give(std::mem::take(&mut self.buffer));
     }
 
     fn forget_frames(&mut self) {
         self.frames = Bytes::new();
         self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::WireFormat;
+
+    #[test]
+    fn of_input_that_is_forgotten_no_message_is_left() {
+        let bounds = Bounds { open: 3, ..Bounds::default() };
+        let mut reader = Reader {
+            buffer: BytesMut::from("abc"),
+            bounds: Some(Box::new(bounds)),
+            ..Reader::default()
+        };
+        reader.recycle(&ReadPool::default());
+        let codec = FrameCodec::new(WireFormat::LtvLe, 100);
+        assert!(matches!(reader.next_frame(&codec), Ok(None)));
     }
 }
