@@ -25,6 +25,7 @@ use super::{Boxed, Failed, Layer, Local, Overhead, Passed, Refused, Signs, Trans
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
+use crate::connection::ReadPool;
 use crate::settings::Settings;
 pub use files::TlsError;
 pub(crate) use files::{Files, roots};
@@ -118,7 +119,12 @@ impl ServerTls {
 }
 
 impl Layer for ServerTls {
-    fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
+    fn accept<'a>(
+        &'a self,
+        below: Boxed,
+        conn: &'a Conn,
+        _: &'a ReadPool,
+    ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
             if let Some(shown) = encrypted.stream.get_ref().1.peer_certificates() {
@@ -129,7 +135,7 @@ impl Layer for ServerTls {
         })
     }
 
-    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError) -> Local<'a, Refused> {
+    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError, _: &'a ReadPool) -> Local<'a, Refused> {
         Box::pin(async move {
             match self.encrypt(below).await {
                 Ok(encrypted) => Refused::NotYet(Box::new(encrypted)),

@@ -259,3 +259,11 @@ async fn pings_without_end_leave_the_others_of_the_thread_their_turn() {
     connection.conn.stop();
     assert_eq!(within(ends.recv()).await, Some(CloseReason::Stopped));
 }
+
+#[test]
+fn a_handshake_that_waits_for_its_request_is_small() {
+    fn size<F: Future>(_: impl Fn(&'static mut Boxed, &'static ReadPool) -> F) -> usize {
+        size_of::<F>()
+    }
+    assert!(size(|below, pool| upgrade::read_head(below, pool)) <= 256);
+}
