@@ -224,13 +224,20 @@ impl FrameCodec {
     /// limit does not count.
     #[inline]
     pub(crate) fn frame_at(&self, src: &[u8], start: usize) -> Option<Found> {
-        let rest = src.get(start..)?;
-        let mut found = match &self.framing {
-            None => self.wire.parse(rest.first_chunk()?).found(),
-            Some(_) => self.find(rest).ok()??,
-        };
-        found.payload = start + found.payload.start..start + found.payload.end;
-        Some(found)
+        match &self.framing {
+            None => self.plain_frame_at(src, start),
+            Some(_) => {
+                let found = self.find(src.get(start..)?).ok()??;
+                Some(found.behind(start))
+            }
+        }
+    }
+
+    /// As [`frame_at`](Self::frame_at), of a built-in format.
+    #[inline]
+    pub(crate) fn plain_frame_at(&self, src: &[u8], start: usize) -> Option<Found> {
+        let header = src.get(start..)?.first_chunk()?;
+        Some(self.wire.parse(header).found().behind(start))
     }
 
     /// Appends a frame's header to `dst`.

@@ -127,7 +127,7 @@
 //!
 //! | feature | |
 //! |---|---|
-//! | `tls` | `tls://` and, with `ws`, `wss://` endpoints, by rustls: `TlsError`, `PeerCertificates` |
+//! | `tls` | `tls://` and, with `ws`, `wss://` endpoints, by rustls: `TlsError`, `PeerCertificates`. The version of `rustls`, which is re-exported, is a part of this crate's API then |
 //! | `ws` | `ws://` endpoints, by tungstenite: `Server::ws_auth`, `Upgrade`, `Subprotocol` |
 //! | `proxy` | the setting `proxy_from`: the PROXY protocol, versions 1 and 2 |
 
@@ -170,6 +170,9 @@ pub use event::{Endings, Event, Handshakes, Refusals, Stats};
 pub use frame::{Frame, MsgId};
 pub use inbound::Inbound;
 pub use router::{IntoReply, Reply, Route, RouteError, Router};
+/// The TLS library, for what [`Server::tls_provider`] and [`client::Tls::provider`] take.
+#[cfg(feature = "tls")]
+pub use rustls;
 pub use server::{BoundServer, Server, ServerError, ServerHandle, StopReport};
 pub use settings::{
     BadNetwork, ClientCert, Network, Settings, SettingsError, Unrouted, WhenFull, WhenWorkerLost,

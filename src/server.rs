@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use actix::{Actor, ArbiterHandle, Context, Handler, System};
 use rustc_hash::FxHashMap;
+#[cfg(feature = "tls")]
+use rustls::crypto::CryptoProvider;
 
 use crate::codec::framing::Framing;
 use crate::conn::{CloseReason, Conn, Limits};
@@ -61,6 +63,8 @@ pub struct Server {
     refusal: Refusal,
     notice: Option<Frame>,
     framing: Option<Arc<dyn Framing>>,
+    #[cfg(feature = "tls")]
+    tls_provider: Option<Arc<CryptoProvider>>,
     #[cfg(feature = "ws")]
     ws_auth: Option<Arc<dyn Auth>>,
     signals: bool,
@@ -91,6 +95,8 @@ impl Server {
             refusal: Refusal::new(None),
             notice: None,
             framing: None,
+            #[cfg(feature = "tls")]
+            tls_provider: None,
             #[cfg(feature = "ws")]
             ws_auth: None,
             signals: true,
@@ -286,6 +292,30 @@ impl Server {
         self
     }
 
+    /// Has this do the cryptography of TLS, in place of ring with all that it can do: a library of the
+    /// application's own, or fewer cipher suites. One with which no version of TLS can be spoken is an error of
+    /// [`bind`](Self::bind); endpoints without TLS have no use for it.
+    ///
+    /// Session tickets, which clients keep and only the server reads, are encrypted by ring in any case.
+    ///
+    /// The types are those of [`crate::rustls`], of which other versions do not fit.
+    ///
+    /// ```
+    /// use zinxide::rustls::crypto::ring::{self, cipher_suite};
+    /// use zinxide::rustls::crypto::CryptoProvider;
+    /// use zinxide::{Server, Settings};
+    ///
+    /// let server = Server::new(Settings::default()).tls_provider(CryptoProvider {
+    ///     cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384],
+    ///     ..ring::default_provider()
+    /// });
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_provider(mut self, provider: impl Into<Arc<CryptoProvider>>) -> Self {
+        self.tls_provider = Some(provider.into());
+        self
+    }
+
     /// Asks `admits` for each request for a WebSocket whether its peer may connect; who may not is
     /// answered 401. It may remember in the connection's [properties](Conn::set_property) who the peer
     /// is, which `on_conn_start` finds there.
@@ -340,6 +370,8 @@ impl Server {
             return Err(ServerError::NoSystem);
         }
         let notice = self.notice.take();
+        #[cfg(feature = "tls")]
+        let provider = self.tls_provider.take();
         #[cfg(feature = "ws")]
         let auth = self.ws_auth.take();
         let refusal = std::mem::replace(&mut self.refusal, Refusal::new(None));
@@ -348,7 +380,7 @@ impl Server {
         let notice = notice.map_err(|error| ServerError::Notice(error.into_frame()))?;
         let layers = Layers::default();
         #[cfg(feature = "tls")]
-        let layers = layers.with_tls(&settings)?;
+        let layers = layers.with_tls(&settings, provider)?;
         #[cfg(feature = "ws")]
         let layers = layers.with_ws(Rules::new(&settings, auth), limits.codec.clone());
         let listeners = listeners::bind(&settings.endpoints(), &layers).await?;

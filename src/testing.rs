@@ -25,6 +25,8 @@
 
 mod client;
 #[cfg(feature = "ws")]
+mod incoming;
+#[cfg(feature = "ws")]
 mod messages;
 mod stream;
 
@@ -52,6 +54,9 @@ use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain};
 use crate::unwind::guarded;
 pub use client::TestClient;
+#[cfg(feature = "ws")]
+#[doc(hidden)]
+pub use incoming::{Incoming, read_ws};
 pub use stream::{TestStream, TestWire};
 
 /// How long the kit waits for anything. Longer than a busy machine needs, so that it bounds only

@@ -7,7 +7,7 @@
 
 use std::alloc::System;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use actix::{Actor, Context, Handler};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -25,6 +25,11 @@ const BY_SHARE: u32 = 4;
 /// A burst of small frames, about as much as an outbox takes by default.
 const BURST_FRAMES: usize = 1000;
 const BURST_PAYLOAD: usize = 1000;
+
+/// Connections beside the one that ends; their sockets are two lines each in the system's table,
+/// 150 bytes a line.
+const OTHERS: usize = 400;
+const ENDING_BYTES: usize = 100 * 1024;
 
 /// Messages written at once, and how often.
 const DEPTH: usize = 64;
@@ -90,8 +95,25 @@ fn left_of_a_burst(addr: SocketAddr) -> isize {
     change.bytes_allocated as isize - change.bytes_deallocated as isize
 }
 
+/// A client that has had a reply, and keeps its connection.
+fn greeted(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.write_all(&[0, 0, 0, 0, 1, 0, 0, 0]).unwrap();
+    stream.read_exact(&mut [0; 8]).unwrap();
+    stream
+}
+
+/// Two connected sockets for each of [`OTHERS`].
+fn sockets() -> Vec<(TcpStream, TcpStream)> {
+    rlimit::increase_nofile_limit(2 * OTHERS as u64 + 200).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let pair = |_| (TcpStream::connect(addr).unwrap(), listener.accept().unwrap().0);
+    (0..OTHERS).map(pair).collect()
+}
+
 #[actix::test]
-async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() {
+async fn messages_cost_next_to_no_allocations_and_bursts_and_other_sockets_no_memory() {
     let mut settings = settings();
     settings.worker_pool_size = 1;
     let server = Server::new(settings)
@@ -124,5 +146,14 @@ async fn messages_cost_next_to_no_allocations_and_bursts_leave_nothing_behind() 
     let left = tokio::task::spawn_blocking(move || left_of_a_burst(addr)).await.unwrap();
     // A worker keeps a few buffers of up to 64 KiB for whoever writes next.
     assert!(left < 300 * 1024, "{left} bytes are left of a burst");
+
+    // A peer that keeps its side open: the server asks the system what of it is acknowledged, and
+    // the system replies with a line for each socket of the machine.
+    let peer = tokio::task::spawn_blocking(move || greeted(addr)).await.unwrap();
+    let others = sockets();
+    let region = Region::new(ALLOCATOR);
     server.stop().await.unwrap();
+    let allocated = region.change().bytes_allocated;
+    assert!(allocated < ENDING_BYTES, "{allocated} bytes for the end of one connection");
+    drop((peer, others));
 }

@@ -19,6 +19,8 @@ const HANGS: Duration = Duration::from_secs(60);
 #[derive(Debug, Deserialize)]
 pub(crate) struct State {
     pub(crate) connected: u64,
+    /// Bytes of heap that are allocated and not freed.
+    pub(crate) live: u64,
     pub(crate) stats: Stats,
 }
 
@@ -78,8 +80,18 @@ impl ServerProcess {
         }
     }
 
+    /// The lowest live heap of several looks within `time`, in bytes. Messages that are on their way
+    /// hold some of it: one look alone finds a few hundred KiB more or less.
+    pub(crate) fn live(&mut self, time: Duration) -> io::Result<u64> {
+        const LOOKS: u32 = 30;
+        (0..LOOKS).try_fold(u64::MAX, |lowest, _| {
+            sleep(time / LOOKS);
+            Ok(lowest.min(self.state()?.live))
+        })
+    }
+
     /// The resident set in bytes, where the system tells.
-    pub(crate) fn memory(&self) -> Option<u64> {
+    pub(crate) fn resident(&self) -> Option<u64> {
         // `status` and not `statm`, which counts in pages and does not say how large they are.
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

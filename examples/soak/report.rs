@@ -17,8 +17,16 @@ pub(crate) struct Phase {
     max: Duration,
     /// Of the control, at the same time.
     pub(crate) control_p99: Duration,
-    /// The server's resident set at the end, where the system tells.
-    pub(crate) memory: Option<u64>,
+    pub(crate) memory: Memory,
+}
+
+/// What the server holds at the end of a phase, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Memory {
+    /// Heap that is allocated and not freed.
+    pub(crate) live: u64,
+    /// The resident set, where the system tells.
+    pub(crate) resident: Option<u64>,
 }
 
 /// An attack, and what the server did about it.
@@ -35,7 +43,7 @@ impl Phase {
         name: String,
         latency: &Histogram<u64>,
         control: &Histogram<u64>,
-        memory: Option<u64>,
+        memory: Memory,
     ) -> Self {
         let at = |latency: &Histogram<u64>, quantile| {
             Duration::from_micros(latency.value_at_quantile(quantile))
@@ -52,16 +60,19 @@ impl Phase {
     }
 
     pub(crate) fn print_header() {
-        println!("phase        answers    p50 ms    p99 ms    max ms  control p99   RSS MiB");
+        println!(
+            "phase        answers    p50 ms    p99 ms    max ms  control p99  live KiB   RSS MiB"
+        );
     }
 
     pub(crate) fn print(&self) {
         let Self { name, answers, p50, p99, max, control_p99, memory } = self;
         let ms = |time: &Duration| time.as_secs_f64() * 1e3;
         let [p50, p99, max, control] = [p50, p99, max, control_p99].map(ms);
-        let memory = memory.map_or("?".to_owned(), |bytes| format!("{:.1}", mib(bytes)));
+        let live = memory.live / 1024;
+        let resident = memory.resident.map_or("?".to_owned(), |bytes| format!("{:.1}", mib(bytes)));
         println!(
-            "{name:<10}{answers:>10}{p50:>10.2}{p99:>10.2}{max:>10.2}{control:>13.2}{memory:>10}"
+            "{name:<10}{answers:>10}{p50:>10.2}{p99:>10.2}{max:>10.2}{control:>13.2}{live:>10}{resident:>10}"
         );
     }
 }

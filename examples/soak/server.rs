@@ -3,12 +3,19 @@
 //! Its first line on stdout is its address; it answers each line `stats` on stdin with a line of
 //! JSON, and the end of stdin with a drain and a last such line.
 
+use std::alloc::System;
 use std::error::Error;
 use std::io::{self, BufRead, Write};
 use std::thread;
 
 use actix::{Actor, Context, Handler};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use zinxide::{Frame, Inbound, MsgId, Route, Server, ServerHandle, Settings};
+
+/// Counts the bytes that are allocated and not freed. The resident set alone cannot show that nothing
+/// leaks: how much of the freed memory it still contains is the decision of the allocator.
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Echoed by a function.
 pub(crate) const BY_FUNCTION: MsgId = 1;
@@ -88,6 +95,9 @@ fn obey(handle: &ServerHandle) {
 
 fn tell(handle: &ServerHandle) -> io::Result<()> {
     let connected = handle.connections().len();
-    let state = serde_json::json!({ "connected": connected, "stats": handle.stats() });
+    let heap = HEAP.stats();
+    let live = heap.bytes_allocated.saturating_sub(heap.bytes_deallocated);
+    let state =
+        serde_json::json!({ "connected": connected, "live": live, "stats": handle.stats() });
     writeln!(io::stdout(), "{state}")
 }

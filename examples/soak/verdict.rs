@@ -34,23 +34,29 @@ impl Verdict {
         }
     }
 
-    /// From the first round's end on memory is flat, but for `allowance` bytes. The first round is
-    /// the mark, because what a burst took from the system stays with the allocator for the next.
-    pub(crate) fn memory(&mut self, rounds: &[Phase], allowance: u64) {
-        let ends: Option<Vec<u64>> = rounds.iter().map(|round| round.memory).collect();
-        let Some(ends) = ends else {
-            self.open.push("memory: this system does not tell a process's resident set".to_owned());
-            return;
-        };
+    /// From the first round's end on the live heap is flat but for `live` bytes, and the resident set
+    /// but for `resident` bytes. The first round is the mark, because it fills caches and takes from the
+    /// system what the allocator keeps for the next one.
+    pub(crate) fn memory(&mut self, rounds: &[Phase], live: u64, resident: u64) {
+        let heap: Vec<u64> = rounds.iter().map(|round| round.memory.live).collect();
+        self.flat("live heap", &heap, live);
+        let set: Option<Vec<u64>> = rounds.iter().map(|round| round.memory.resident).collect();
+        match set {
+            Some(set) => self.flat("resident set", &set, resident),
+            None => self.open.push("this system does not tell a process's resident set".to_owned()),
+        }
+    }
+
+    fn flat(&mut self, what: &str, ends: &[u64], allowance: u64) {
         let Some((&first, later)) = ends.split_first() else { return };
         // The lower one of the last two: what leaks does not come back, what is only late does.
         let last = later.iter().rev().take(2).copied().min().unwrap_or(first);
-        if last > first + allowance {
+        self.claim(last <= first + allowance, || {
             let [first, last, allowance] = [first, last, allowance].map(mib);
-            self.failures.push(format!(
-                "memory: {first:.1} MiB after the first round, {last:.1} MiB after the last ones; {allowance:.1} MiB more are allowed"
-            ));
-        }
+            format!(
+                "{what}: {first:.2} MiB after the first round, {last:.2} MiB after the last ones; {allowance:.2} MiB more are allowed"
+            )
+        });
     }
 
     /// The attack took place, and the server got rid of it.

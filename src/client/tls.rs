@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_rustls::rustls;
 
 use super::ConnectError;
 use crate::conn::HandshakeError;
@@ -35,6 +34,7 @@ pub struct Tls {
     identity: Option<(Vec<u8>, Vec<u8>)>,
     server_name: Option<String>,
     accept_any: bool,
+    provider: Option<Arc<CryptoProvider>>,
 }
 
 impl Tls {
@@ -76,6 +76,14 @@ impl Tls {
         self
     }
 
+    /// Has this do the cryptography, in place of ring with all that it can do: a library of one's own, or fewer
+    /// cipher suites. See [`Server::tls_provider`](crate::Server::tls_provider). One with which no version of
+    /// TLS can be spoken is an error when the client is started: [`ConnectError::Tls`].
+    pub fn provider(mut self, provider: impl Into<Arc<CryptoProvider>>) -> Self {
+        self.provider = Some(provider.into());
+        self
+    }
+
     pub(super) fn set_up(self, host: &str) -> Result<TlsSetup, ConnectError> {
         let server_name = self.server_name.clone().unwrap_or_else(|| host.to_owned());
         let named = ServerName::try_from(server_name.as_str());
@@ -88,9 +96,9 @@ impl Tls {
 
     fn config(self) -> Result<ClientConfig, String> {
         let text = |error: rustls::Error| error.to_string();
-        let provider = Arc::new(credentials::provider());
+        let provider = self.provider.unwrap_or_else(credentials::default_provider);
         let algorithms = provider.signature_verification_algorithms;
-        let config = ClientConfig::builder_with_provider(provider)
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(text)?;
         let config = if self.accept_any {
@@ -101,7 +109,7 @@ impl Tls {
         match self.identity {
             None => Ok(config.with_no_client_auth()),
             Some((chain, key)) => {
-                let identity = credentials::identity(&chain, &key);
+                let identity = credentials::identity(&chain, &key, &provider);
                 let identity = identity.map_err(|error| match error {
                     BadIdentity::Chain(why) => format!("the client's certificate: {why}"),
                     BadIdentity::Key(why) => format!("the client's key: {why}"),
@@ -160,6 +168,7 @@ impl fmt::Debug for Tls {
             .field("client_certificate", &self.identity.is_some())
             .field("server_name", &self.server_name.as_deref().map(shown))
             .field("accept_any_certificate", &self.accept_any)
+            .field("own_provider", &self.provider.is_some())
             .finish()
     }
 }

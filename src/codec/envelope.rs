@@ -61,6 +61,7 @@ impl Envelope {
         match self {
             Self::None => put(dst),
             Self::Message => {
+                dst.reserve(MAX_HEADER + frame_len);
                 put_header(frame_len, 0, &mut *dst);
                 put(dst);
             }
@@ -168,6 +169,44 @@ mod tests {
             Envelope::None.put(len, &mut bytes, |dst| dst.put_bytes(7, len));
             assert_eq!((bytes.len(), Envelope::None.header_len(len)), (len, 0));
         }
+    }
+
+    #[test]
+    fn the_length_of_a_message_is_known_when_its_header_is_there_and_not_before() {
+        for (len, header) in [(0, 2), (125, 2), (126, 4), (0xffff, 4), (0x1_0000, 10)] {
+            for envelope in [Envelope::Message, Envelope::Masked] {
+                let mut bytes = BytesMut::new();
+                envelope.put(len, &mut bytes, |dst| dst.put_bytes(7, len));
+                // The key tells nothing of the length.
+                for have in 0..bytes.len().min(20) {
+                    let whole = (have >= header).then_some(bytes.len());
+                    assert_eq!(envelope.message_len(&bytes[..have]), whole, "{have} of {len}");
+                }
+            }
+        }
+        assert_eq!(Envelope::None.message_len(&[0x82, 0]), None);
+    }
+
+    #[test]
+    fn a_header_before_a_frame_is_the_one_of_its_message() {
+        for len in [0, 125, 126, 0xffff, 0x1_0000] {
+            let mut bytes = BytesMut::new();
+            Envelope::Message.put(len, &mut bytes, |_| {});
+            let mut room = [0; MAX_HEADER];
+            let header_len = Envelope::put_before(len, &mut room);
+            assert_eq!(room[MAX_HEADER - header_len..], bytes);
+        }
+    }
+
+    #[cfg(feature = "ws")]
+    #[test]
+    fn a_control_frame_is_a_single_one_with_its_opcode() {
+        assert_eq!(&Envelope::Message.control(10, b"")[..], [0x8a, 0]);
+        assert_eq!(&Envelope::Message.control(8, b"hi")[..], b"\x88\x02hi");
+        let longest = Envelope::Masked.control(9, &[b'x'; 125]);
+        let (header, payload) = longest.split_at(6);
+        assert_eq!(header[..2], [0x89, 0x80 | 125]);
+        assert!(payload.iter().zip(header[2..].iter().cycle()).all(|(a, key)| a ^ key == b'x'));
     }
 
     #[test]

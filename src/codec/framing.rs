@@ -115,3 +115,12 @@ pub struct Found {
     /// How long it is: the next one begins there. Not before the end of the payload, and not 0.
     pub len: usize,
 }
+
+impl Found {
+    /// The same frame behind so many other bytes.
+    #[inline]
+    pub(crate) fn behind(self, start: usize) -> Self {
+        let Self { id, payload, len } = self;
+        Self { id, payload: start + payload.start..start + payload.end, len }
+    }
+}

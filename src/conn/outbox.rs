@@ -41,12 +41,24 @@ impl Form<'_> {
     }
 
     /// Appends a frame of a plain format.
-    #[inline]
+    #[inline(always)]
     fn put(self, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
-        self.envelope.put(HEADER_LEN + payload.len(), dst, |dst| {
-            self.codec.put_header(id, payload.len(), dst);
-            dst.extend_from_slice(payload);
-        });
+        match self.envelope {
+            Envelope::None => self.put_bare(id, payload, dst),
+            envelope => self.put_in(envelope, id, payload, dst),
+        }
+    }
+
+    #[inline(always)]
+    fn put_bare(self, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        self.codec.put_header(id, payload.len(), dst);
+        dst.extend_from_slice(payload);
+    }
+
+    /// A function of its own, so that the other one stays small enough to be inlined.
+    #[inline(never)]
+    fn put_in(self, envelope: Envelope, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        envelope.put(HEADER_LEN + payload.len(), dst, |dst| self.put_bare(id, payload, dst));
     }
 
     /// How long the frame whose beginning stands at the front of `bytes` is with what stands around it.
@@ -302,7 +314,8 @@ impl Batch {
     /// A batch of one encoded frame of which the first `written` bytes are gone already.
     pub(crate) fn rest_of(bytes: Bytes, written: usize) -> Self {
         let segment = Segment { bytes, frames: 1, kind: Kind::Shared };
-        Self { segments: VecDeque::from([segment]), written, ..Self::default() }
+        let (segments, begun) = (VecDeque::from([segment]), written > 0);
+        Self { segments, written, begun, ..Self::default() }
     }
 
     /// A batch of what is no frame.
@@ -331,7 +344,7 @@ impl Batch {
     }
 
     /// Pushes a frame with a copy of its payload, which is a small one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push_copy(&mut self, form: Form<'_>, id: MsgId, payload: &[u8]) {
         debug_assert!(payload.len() < SHARE_FROM);
         form.put(id, payload, self.small_tail());

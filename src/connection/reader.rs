@@ -1,6 +1,7 @@
 //! Bytes from the socket to frames, in memory that an idle connection does not keep.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -49,10 +50,21 @@ pub(crate) struct Reader {
     next: usize,
     /// What came after them.
     buffer: BytesMut,
-    /// Where the messages of a transport that has such end in `buffer`.
-    bounds: Option<Box<Bounds>>,
+    /// If the transport has messages.
+    messages: Option<Box<Messages>>,
     /// A frame was completed since this was asked.
     completed: bool,
+}
+
+/// Where messages end in what was received.
+#[derive(Debug, Default)]
+struct Messages {
+    /// How many bytes at the end of the buffer are of a message that is not whole.
+    open: usize,
+    /// How long the whole messages are that were not handed out, where a framing must know.
+    lens: VecDeque<usize>,
+    /// Where the first of these begins in the frames.
+    begin: usize,
 }
 
 impl Reader {
@@ -77,9 +89,9 @@ impl Reader {
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
-            let whole = match &self.bounds {
+            let whole = match &self.messages {
                 None => codec.whole_frames(&self.buffer)?,
-                Some(bounds) => self.buffer.len() - bounds.open,
+                Some(messages) => self.buffer.len() - messages.open,
             };
             if whole == 0 {
                 return Ok(None);
@@ -87,16 +99,27 @@ impl Reader {
             self.frames = self.buffer.split_to(whole).freeze();
             self.completed = true;
         }
-        let end = match &self.bounds {
-            // The framing sees no more than the message.
-            Some(bounds) if !codec.is_plain() => self.next + bounds.lens.front().unwrap_or(&0),
-            _ => self.frames.len(),
+        let found = if codec.is_plain() {
+            codec.plain_frame_at(&self.frames, self.next)
+        } else {
+            self.frame_of_framing(codec)
         };
-        match codec.frame_at(&self.frames[..end], self.next) {
+        match found {
             Some(found) => Ok(Some(found)),
             // A framing that says otherwise than before.
             None => Err(FrameError::Malformed("the framing does not find a frame again")),
         }
+    }
+
+    /// The next frame of a framing, which sees no more than the message where there are messages.
+    fn frame_of_framing(&mut self, codec: &FrameCodec) -> Option<Found> {
+        let Some(Messages { lens, begin, .. }) = self.messages.as_deref_mut() else {
+            return codec.frame_at(&self.frames, self.next);
+        };
+        while *begin < self.next {
+            *begin += lens.pop_front()?;
+        }
+        codec.frame_at(self.frames.get(..*begin + lens.front()?)?, self.next)
     }
 
     /// Whether a frame was completed since this was asked last.
@@ -115,9 +138,6 @@ impl Reader {
     #[inline]
     pub(crate) fn pass(&mut self, len: usize) {
         self.next += len;
-        if let Some(bounds) = &mut self.bounds {
-            bounds.lens.pop_front();
-        }
     }
 
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
@@ -144,9 +164,9 @@ impl Reader {
         }
         let filled = transport.poll_fill(&mut self.buffer, cx);
         if let Some(Bounds { open, lens }) = transport.bounds() {
-            let bounds = self.bounds.get_or_insert_default();
-            bounds.open = *open;
-            bounds.lens.append(lens);
+            let messages = self.messages.get_or_insert_default();
+            messages.open = *open;
+            messages.lens.append(lens);
         }
         filled
     }
@@ -168,12 +188,19 @@ impl Reader {
     /// Forgets the input.
     pub(crate) fn recycle(&mut self, pool: &ReadPool) {
         self.forget_frames();
-        self.bounds = None;
+        self.messages = None;
         pool.give(std::mem::take(&mut self.buffer));
     }
 
     fn forget_frames(&mut self) {
         self.frames = Bytes::new();
+        if let Some(Messages { lens, begin, .. }) = self.messages.as_deref_mut()
+            && self.next > 0
+        {
+            // Of the last of them.
+            lens.pop_front();
+            *begin = 0;
+        }
         self.next = 0;
     }
 }
@@ -185,10 +212,10 @@ mod tests {
 
     #[test]
     fn of_input_that_is_forgotten_no_message_is_left() {
-        let bounds = Bounds { open: 3, ..Bounds::default() };
+        let messages = Messages { open: 3, ..Messages::default() };
         let mut reader = Reader {
             buffer: BytesMut::from("abc"),
-            bounds: Some(Box::new(bounds)),
+            messages: Some(Box::new(messages)),
             ..Reader::default()
         };
         reader.recycle(&ReadPool::default());

@@ -140,17 +140,17 @@ async fn encrypted(
     socket: TcpStream,
 ) -> Result<TestWire, HandshakeError> {
     use crate::transport::tls;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
     use std::sync::Arc;
     use tokio_rustls::TlsConnector;
-    use tokio_rustls::rustls::pki_types::ServerName;
-    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
     let failed = |why: String| HandshakeError::Tls(why);
     let roots = match roots {
         Some(file) => tls::roots("roots", file).map_err(|error| failed(error.to_string()))?,
         None => RootCertStore::empty(),
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(tls::credentials::provider()))
+    let config = ClientConfig::builder_with_provider(tls::credentials::default_provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(error.to_string()))?
         .with_root_certificates(roots)

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 #[cfg(feature = "tls")]
-use super::tls::{ServerTls, TlsError};
+use rustls::crypto::CryptoProvider;
+
+#[cfg(feature = "tls")]
+use super::tls::{ServerTls, TlsError, credentials::default_provider};
 #[cfg(feature = "ws")]
 use super::ws::{Rules, ServerWs};
 use super::{Layer, Stack};
@@ -25,9 +28,14 @@ pub(crate) struct Layers {
 impl Layers {
     /// With certificates, if any endpoint needs them.
     #[cfg(feature = "tls")]
-    pub(crate) fn with_tls(mut self, settings: &Settings) -> Result<Self, TlsError> {
+    pub(crate) fn with_tls(
+        mut self,
+        settings: &Settings,
+        provider: Option<Arc<CryptoProvider>>,
+    ) -> Result<Self, TlsError> {
         if settings.endpoints().iter().any(|endpoint| endpoint.scheme.has_tls()) {
-            self.tls = Some(Arc::new(ServerTls::new(settings)?));
+            let provider = provider.unwrap_or_else(default_provider);
+            self.tls = Some(Arc::new(ServerTls::new(settings, provider)?));
         }
         Ok(self)
     }

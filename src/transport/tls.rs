@@ -1,38 +1,32 @@
 //! TLS under frames, by rustls.
 
 pub(crate) mod credentials;
+mod encrypted;
 mod files;
 mod pem;
 mod records;
+#[cfg(test)]
+mod tests;
 
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::server::ServerConfig;
-use tokio_rustls::rustls::{AlertDescription, ClientConfig, Error as RustlsError};
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
-use tokio_util::io::poll_read_buf;
+use rustls::client::ClientConnection;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ServerConnection;
+use rustls::{AlertDescription, ClientConfig, Error as RustlsError, HandshakeKind};
 
-use super::{Boxed, Failed, Layer, Local, Overhead, Passed, Refused, Signs, Transport};
-use crate::codec::FrameError;
-use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
+use super::{Boxed, Failed, Layer, Local, Refused};
+use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::connection::ReadPool;
 use crate::settings::Settings;
+use encrypted::Encrypted;
+use files::Loaded;
 pub use files::TlsError;
 pub(crate) use files::{Files, roots};
-use records::Records;
-
-/// What a connection keeps of what its peer does not take, beside its outbox: two records.
-const KEPT: usize = 32 * 1024;
 
 /// The certificates that a client has shown, verified: a property of its connection.
 ///
@@ -63,6 +57,7 @@ impl PeerCertificates {
 /// The server's side, with certificates that can be changed.
 pub(crate) struct ServerTls {
     files: Files,
+    provider: Arc<CryptoProvider>,
     /// How many times the files were begun to be read.
     begun: AtomicU64,
     in_use: RwLock<InUse>,
@@ -71,19 +66,23 @@ pub(crate) struct ServerTls {
 }
 
 struct InUse {
-    config: Arc<ServerConfig>,
+    loaded: Arc<Loaded>,
     /// Which of the times it was read.
     number: u64,
 }
 
 impl ServerTls {
-    pub(crate) fn new(settings: &Settings) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        settings: &Settings,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, TlsError> {
         let files = Files::new(settings);
-        let config = Arc::new(files.load()?);
+        let loaded = Arc::new(files.load(&provider, None)?);
         Ok(Self {
             files,
+            provider,
             begun: AtomicU64::new(0),
-            in_use: RwLock::new(InUse { config, number: 0 }),
+            in_use: RwLock::new(InUse { loaded, number: 0 }),
             reloading: Arc::default(),
         })
     }
@@ -96,25 +95,37 @@ impl ServerTls {
     /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
-        let config = Arc::new(self.files.load()?);
+        let loaded = Arc::new(self.files.load(&self.provider, Some(&self.in_use()))?);
         let mut in_use = self.in_use.write().unwrap_or_else(PoisonError::into_inner);
         // One that began later and was faster has read what is newer.
         if number > in_use.number {
-            *in_use = InUse { config, number };
+            *in_use = InUse { loaded, number };
         }
         Ok(())
     }
 
-    fn acceptor(&self) -> TlsAcceptor {
-        let in_use = self.in_use.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&in_use.config).into()
+    fn in_use(&self) -> Arc<Loaded> {
+        Arc::clone(&self.in_use.read().unwrap_or_else(PoisonError::into_inner).loaded)
     }
 
     /// Shakes hands.
-    async fn encrypt(&self, below: Boxed) -> Result<Encrypted, HandshakeError> {
-        let mut stream = self.acceptor().accept(Records::new(below)).await.map_err(failed)?;
-        stream.get_mut().1.set_buffer_limit(Some(KEPT));
-        Ok(Encrypted::new(stream.into()))
+    async fn encrypt(&self, below: Boxed) -> Result<Box<Encrypted>, HandshakeError> {
+        let loaded = self.in_use();
+        let session = ServerConnection::new(Arc::clone(&loaded.config));
+        let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+        let encrypted = Encrypted::shake_hands(below, session).await.map_err(failed)?;
+        let session = encrypted.session();
+        // A ticket has the client's certificates, and rustls takes them as they were. Each session that is
+        // resumed gets new tickets, so that this would go on for as long as the client likes.
+        if session.handshake_kind() == Some(HandshakeKind::Resumed)
+            && let (Some(clients), Some([leaf, rest @ ..])) =
+                (&loaded.clients, session.peer_certificates())
+        {
+            let now = loaded.config.time_provider.current_time().unwrap_or_else(UnixTime::now);
+            let verified = clients.verifier.verify_client_cert(leaf, rest, now);
+            verified.map_err(|error| HandshakeError::Certificate(error.to_string()))?;
+        }
+        Ok(encrypted)
     }
 }
 
@@ -127,18 +138,18 @@ impl Layer for ServerTls {
     ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
-            if let Some(shown) = encrypted.stream.get_ref().1.peer_certificates() {
+            if let Some(shown) = encrypted.session().peer_certificates() {
                 let shown = shown.iter().map(|shown| shown.clone().into_owned()).collect();
                 conn.set_property(PeerCertificates(shown));
             }
-            Ok(Box::new(encrypted) as Boxed)
+            Ok(encrypted as Boxed)
         })
     }
 
     fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError, _: &'a ReadPool) -> Local<'a, Refused> {
         Box::pin(async move {
             match self.encrypt(below).await {
-                Ok(encrypted) => Refused::NotYet(Box::new(encrypted)),
+                Ok(encrypted) => Refused::NotYet(encrypted),
                 Err(_) => Refused::Gone,
             }
         })
@@ -157,10 +168,9 @@ pub(crate) async fn connect(
 ) -> Result<Boxed, HandshakeError> {
     let name = ServerName::try_from(server_name.to_owned());
     let name = name.map_err(|error| HandshakeError::Tls(error.to_string()))?;
-    let connector = TlsConnector::from(Arc::clone(config));
-    let mut stream = connector.connect(name, Records::new(below)).await.map_err(failed)?;
-    stream.get_mut().1.set_buffer_limit(Some(KEPT));
-    Ok(Box::new(Encrypted::new(stream.into())))
+    let session = ClientConnection::new(Arc::clone(config), name);
+    let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+    Ok(Encrypted::shake_hands(below, session).await.map_err(failed)?)
 }
 
 /// Why a handshake failed.
@@ -200,139 +210,5 @@ fn is_about_certificates(error: &RustlsError) -> bool {
                 | A::CertificateRequired
         ),
         _ => false,
-    }
-}
-
-/// The most plaintext that a record has, RFC 8446, 5.1.
-const RECORD: usize = 16 * 1024;
-
-/// A transport in TLS.
-///
-/// What is written makes one record at a time, and no other before the socket has all of it. So what
-/// the peer cannot use of what was written is known to the byte: the record that is not complete.
-struct Encrypted {
-    stream: TlsStream<Records>,
-    /// Bytes that were written.
-    given: u64,
-    /// Bytes in records that the socket has.
-    whole: u64,
-    /// Bytes of the peer that were read here.
-    plain: u64,
-    /// All its bytes beside those, and those of them that are of the handshake until somebody asks.
-    overhead: u64,
-    handshake: u64,
-}
-
-impl Encrypted {
-    fn new(stream: TlsStream<Records>) -> Self {
-        let mut new = Self { stream, given: 0, whole: 0, plain: 0, overhead: 0, handshake: 0 };
-        new.handshake = new.follow_overhead();
-        new
-    }
-
-    /// How many bytes have come since this was asked that are no plaintext.
-    fn follow_overhead(&mut self) -> u64 {
-        // What is decrypted and not read is no overhead, and rustls knows how much that is.
-        let state = match &mut self.stream {
-            TlsStream::Server(stream) => stream.get_mut().1.process_new_packets(),
-            TlsStream::Client(stream) => stream.get_mut().1.process_new_packets(),
-        };
-        let unread = state.map_or(0, |state| state.plaintext_bytes_to_read() as u64);
-        let all = self.stream.get_ref().0.complete().saturating_sub(self.plain + unread);
-        let before = std::mem::replace(&mut self.overhead, all);
-        all.saturating_sub(before)
-    }
-
-    /// Whether the socket has all records.
-    fn is_flushed(&self) -> bool {
-        !self.stream.get_ref().1.wants_write()
-    }
-
-    fn note_flushed(&mut self) {
-        if self.is_flushed() {
-            self.whole = self.given;
-        }
-    }
-}
-
-impl Transport for Encrypted {
-    fn poll_fill(
-        &mut self,
-        buffer: &mut BytesMut,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        match poll_read_buf(Pin::new(&mut self.stream), cx, buffer) {
-            // A peer that closed its side without TLS's word for it. Whether a frame was cut is seen in
-            // the frames, as on a bare socket.
-            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Poll::Ready(Ok(0))
-            }
-            Poll::Ready(Err(error)) if rustls_error(&error).is_some_and(is_about_records) => {
-                let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
-                Poll::Ready(Err(io::Error::other(why)))
-            }
-            read => {
-                if let Poll::Ready(Ok(n)) = read {
-                    self.plain += n as u64;
-                }
-                read
-            }
-        }
-    }
-
-    fn passed(&self) -> Option<Passed> {
-        Some(Passed { to_socket: self.stream.get_ref().0.taken, whole: self.whole })
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        self.stream.get_ref().0.below.socket()
-    }
-
-    fn held(&self) -> usize {
-        let records = self.stream.get_ref().0;
-        records.held() + records.below.held()
-    }
-
-    fn intake(&self) -> Option<Rc<Intake>> {
-        self.stream.get_ref().0.below.intake()
-    }
-
-    fn signs(&mut self) -> Signs {
-        let records = self.stream.get_mut().0;
-        Signs { alive: std::mem::take(&mut records.come), part: records.part() }
-    }
-
-    fn take_overhead(&mut self) -> Overhead {
-        let (handshake, bytes) = (std::mem::take(&mut self.handshake), self.follow_overhead());
-        Overhead { handshake, bytes, controls: 0 }
-    }
-}
-
-impl AsyncWrite for Encrypted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if !self.is_flushed() {
-            ready!(self.as_mut().poll_flush(cx))?;
-        }
-        let record = &buf[..buf.len().min(RECORD)];
-        let n = ready!(Pin::new(&mut self.stream).poll_write(cx, record))?;
-        self.given += n as u64;
-        self.note_flushed();
-        Poll::Ready(Ok(n))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note_flushed();
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.note_flushed();
-        shut
     }
 }

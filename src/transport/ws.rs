@@ -15,7 +15,7 @@ use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
 use crate::connection::ReadPool;
 pub(crate) use connect::{connect, header_name, request};
-use filter::Filter;
+pub(crate) use filter::Filter;
 use upgrade::Asked;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};

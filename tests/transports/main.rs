@@ -12,6 +12,10 @@ mod support;
 mod tls;
 #[cfg(feature = "tls")]
 mod tls_files;
+#[cfg(feature = "tls")]
+mod tls_provider;
+#[cfg(feature = "tls")]
+mod tls_sessions;
 #[cfg(feature = "ws")]
 mod websocket;
 #[cfg(feature = "ws")]

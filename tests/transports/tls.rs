@@ -13,7 +13,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{
+    ClientConfig, DEFAULT_VERSIONS, RootCertStore, SupportedProtocolVersion,
+};
 use zinxide::testing::{TestClient, within};
 use zinxide::{
     ClientCert, CloseReason, Excess, Frame, HandshakeError, OverRate, PeerCertificates, Scheme,
@@ -64,21 +66,29 @@ impl Files {
 
     /// A client that trusts the certificate that is there now, and shows this one of its own.
     fn connector(&self, own: Option<(&str, &str)>) -> TlsConnector {
+        Arc::new(self.config(own, DEFAULT_VERSIONS)).into()
+    }
+
+    /// What such a client is made of, if it speaks these versions of TLS.
+    pub(crate) fn config(
+        &self,
+        own: Option<(&str, &str)>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path("cert.pem")).unwrap()).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
-        let config = match own {
+        match own {
             None => config.with_no_client_auth(),
             Some((cert, key)) => {
                 let cert = CertificateDer::from_pem_file(self.path(cert)).unwrap();
                 let key = PrivateKeyDer::from_pem_file(self.path(key)).unwrap();
                 config.with_client_auth_cert(vec![cert], key).unwrap()
             }
-        };
-        Arc::new(config).into()
+        }
     }
 
     pub(crate) async fn dial(&self, port: u16) -> io::Result<TlsStream<TcpStream>> {
@@ -86,7 +96,7 @@ impl Files {
     }
 
     /// An authority of this name, and a client's certificate from it.
-    fn client(&self, authority: &str) {
+    pub(crate) fn client(&self, authority: &str) {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, authority);
@@ -106,12 +116,12 @@ impl Drop for Files {
     }
 }
 
-async fn dial(connector: TlsConnector, port: u16) -> io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn dial(connector: TlsConnector, port: u16) -> io::Result<TlsStream<TcpStream>> {
     let socket = within(TcpStream::connect(("127.0.0.1", port))).await?;
     within(connector.connect("localhost".try_into().unwrap(), socket)).await
 }
 
-async fn echo(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+pub(crate) async fn echo(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
     let sent = frame(ECHO, b"there and back");
     stream.write_all(&sent).await?;
     let mut received = vec![0; sent.len()];

@@ -1,3 +1,6 @@
+#[cfg(feature = "ws")]
+mod envelopes;
+
 use std::io::IoSlice;
 
 use super::*;

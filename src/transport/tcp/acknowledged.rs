@@ -6,7 +6,7 @@
 //! time, and there is none while nobody waits.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -160,11 +160,8 @@ fn held() -> io::Result<FxHashMap<Inode, u32>> {
     let mut held = FxHashMap::default();
     let mut read = Err(io::ErrorKind::NotFound.into());
     for table in TABLES {
-        match std::fs::read_to_string(table) {
-            Ok(text) => {
-                held.extend(text.lines().skip(1).filter_map(held_by));
-                read = Ok(());
-            }
+        match read_table(table, &mut held) {
+            Ok(()) => read = Ok(()),
             Err(error) if read.is_err() => read = Err(error),
             Err(_) => {}
         }
@@ -172,18 +169,29 @@ fn held() -> io::Result<FxHashMap<Inode, u32>> {
     read.map(|()| held)
 }
 
+/// Adds what a table says, line by line: a table names every socket of the machine, those in TIME-WAIT
+/// included, and can be several megabytes long.
+fn read_table(table: &str, held: &mut FxHashMap<Inode, u32>) -> io::Result<()> {
+    let mut table = BufReader::new(File::open(table)?);
+    let mut line = String::new();
+    while table.read_line(&mut line)? > 0 {
+        held.extend(held_by(&line));
+        line.clear();
+    }
+    Ok(())
+}
+
 /// What a line of a table says: the socket, and how many bytes it holds, if there are any.
 fn held_by(line: &str) -> Option<(Inode, u32)> {
-    const STATE: usize = 3;
-    const QUEUES: usize = 4;
-    const INODE: usize = 9;
-    let fields: Vec<_> = line.split_ascii_whitespace().collect();
-    let (sent, _) = fields.get(QUEUES)?.split_once(':')?;
+    // "sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode"
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let (state, queues, inode) = (fields.next()?, fields.next()?, fields.nth(4)?);
+    let (sent, _) = queues.split_once(':')?;
     let unacknowledged = u32::from_str_radix(sent, 16).ok()?;
     // The FIN has a place in the sequence of bytes, too, until it is acknowledged.
-    let fin = u32::from(["04", "09", "0B"].contains(fields.get(STATE)?));
+    let fin = u32::from(["04", "09", "0B"].contains(&state));
     let bytes = unacknowledged.saturating_sub(fin);
-    (bytes > 0).then_some((fields.get(INODE)?.parse().ok()?, bytes))
+    (bytes > 0).then_some((inode.parse().ok()?, bytes))
 }
 
 #[cfg(test)]

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
-use tokio_rustls::rustls::{
-    CertificateError, Error as RustlsError, InconsistentKeys, RootCertStore,
-};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
+use rustls::{CertificateError, Error as RustlsError, InconsistentKeys, RootCertStore};
 
 use super::pem::{self, Block, ENCRYPTED, Error};
 
@@ -67,7 +65,7 @@ fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 /// The private key in a PEM text, which has no other.
-fn private_key(text: &[u8]) -> Result<Arc<dyn SigningKey>, Error> {
+fn private_key(text: &[u8], provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Error> {
     let mut found = None::<Block>;
     let mut has_certificate = false;
     for block in pem::blocks(text)? {
@@ -91,13 +89,13 @@ fn private_key(text: &[u8]) -> Result<Arc<dyn SigningKey>, Error> {
     };
     let key = PrivateKeyDer::from_pem_slice(&block.to_pem(block.label));
     let key = key.map_err(|_| Error::at(block.line, DAMAGED))?;
-    let key = provider().key_provider.load_private_key(key);
+    let key = provider.key_provider.load_private_key(key);
     key.map_err(|_| Error::at(block.line, NOT_USABLE))
 }
 
-/// Named, because which provider is the process's depends on what else is compiled in.
-pub(crate) fn provider() -> CryptoProvider {
-    ring::default_provider()
+/// That of who names no other. It is ring, because which provider is the process's depends on what else is compiled in.
+pub(crate) fn default_provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
 }
 
 /// Why there is no identity to be had: about which of its texts, if not about both.
@@ -109,9 +107,13 @@ pub(crate) enum BadIdentity {
 }
 
 /// What a server or a client shows: a chain of certificates and the key of the first of them.
-pub(crate) fn identity(cert: &[u8], key: &[u8]) -> Result<Arc<SingleCertAndKey>, BadIdentity> {
+pub(crate) fn identity(
+    cert: &[u8],
+    key: &[u8],
+    provider: &CryptoProvider,
+) -> Result<Arc<SingleCertAndKey>, BadIdentity> {
     let chain = chain(cert).map_err(BadIdentity::Chain)?;
-    let key = private_key(key).map_err(BadIdentity::Key)?;
+    let key = private_key(key, provider).map_err(BadIdentity::Key)?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         // Nobody can tell: a key of a kind that does not give its public half.

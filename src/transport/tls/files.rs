@@ -6,8 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio_rustls::rustls::server::{ServerConfig, WebPkiClientVerifier};
-use tokio_rustls::rustls::{Error as RustlsError, RootCertStore};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::TrustAnchor;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::{Error as RustlsError, RootCertStore};
 
 use super::credentials::{self, BadIdentity};
 use crate::secret::shown_path;
@@ -33,6 +36,10 @@ pub enum TlsError {
     /// The files do not fit each other.
     #[error("settings `tls_cert` and `tls_key`: {0}")]
     Pair(String),
+    /// The application's `CryptoProvider` has nothing that TLS can be had with, or there are no random numbers
+    /// to be had.
+    #[error("the provider of cryptography: {0}")]
+    Provider(String),
     /// There is no TLS to be had files for.
     #[error("the server has no endpoint with TLS")]
     Unused,
@@ -60,38 +67,78 @@ impl Files {
         }
     }
 
-    /// Reads them, which may take for ever: they may be pipes, or on a machine that is away.
-    pub(super) fn load(&self) -> Result<ServerConfig, TlsError> {
-        let provider = Arc::new(credentials::provider());
-        let bad = |error: RustlsError| TlsError::Pair(error.to_string());
-        let config = ServerConfig::builder_with_provider(Arc::clone(&provider));
-        let config = config.with_safe_default_protocol_versions().map_err(bad)?;
-        let config = match &self.client_ca {
+    /// Reads them, which may take for ever: they may be pipes, or on a machine that is away. `before` is what is
+    /// in use.
+    pub(super) fn load(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        before: Option<&Loaded>,
+    ) -> Result<Loaded, TlsError> {
+        let clients = self.clients(provider)?;
+        let unusable = |error: RustlsError| TlsError::Provider(error.to_string());
+        let config = ServerConfig::builder_with_provider(Arc::clone(provider));
+        let config = config.with_safe_default_protocol_versions().map_err(unusable)?;
+        let config = match &clients {
             None => config.with_no_client_auth(),
-            Some(file) => {
-                let roots = Arc::new(roots("tls_client_ca", file)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-                let verifier = match self.client_cert {
-                    ClientCert::Required => verifier,
-                    ClientCert::Optional => verifier.allow_unauthenticated(),
-                };
-                let verifier = verifier.build();
-                let verifier =
-                    verifier.map_err(|error| file_error("tls_client_ca", file, error))?;
-                config.with_client_cert_verifier(verifier)
-            }
+            Some(clients) => config.with_client_cert_verifier(Arc::clone(&clients.verifier)),
         };
         let cert = read("tls_cert", &self.cert)?;
         // One file with both may be a pipe, which can be read once; and it cannot change in between.
         let apart = (self.key != self.cert).then(|| read("tls_key", &self.key)).transpose()?;
         let key = apart.as_ref().unwrap_or(&cert);
-        let identity = credentials::identity(&cert, key).map_err(|error| match error {
-            BadIdentity::Chain(why) => file_error("tls_cert", &self.cert, why),
-            BadIdentity::Key(why) => file_error("tls_key", &self.key, why),
-            BadIdentity::Pair(why) => TlsError::Pair(why.to_owned()),
-        })?;
-        Ok(config.with_cert_resolver(identity))
+        let identity =
+            credentials::identity(&cert, key, provider).map_err(|error| match error {
+                BadIdentity::Chain(why) => file_error("tls_cert", &self.cert, why),
+                BadIdentity::Key(why) => file_error("tls_key", &self.key, why),
+                BadIdentity::Pair(why) => TlsError::Pair(why.to_owned()),
+            })?;
+        let mut config = config.with_cert_resolver(identity);
+        config.ticketer = match before {
+            Some(before) if anchors(&before.clients) == anchors(&clients) => {
+                Arc::clone(&before.config.ticketer)
+            }
+            _ => ring::Ticketer::new().map_err(unusable)?,
+        };
+        Ok(Loaded { config: Arc::new(config), clients })
     }
+
+    fn clients(&self, provider: &Arc<CryptoProvider>) -> Result<Option<Clients>, TlsError> {
+        let Some(file) = &self.client_ca else { return Ok(None) };
+        let roots = Arc::new(roots("tls_client_ca", file)?);
+        let provider = Arc::clone(provider);
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider);
+        let verifier = match self.client_cert {
+            ClientCert::Required => verifier,
+            ClientCert::Optional => verifier.allow_unauthenticated(),
+        };
+        let verifier = verifier.build();
+        let verifier = verifier.map_err(|error| file_error("tls_client_ca", file, error))?;
+        Ok(Some(Clients { roots, verifier }))
+    }
+}
+
+/// What handshakes are made with.
+pub(super) struct Loaded {
+    /// With a ticketer, because the sessions of a crowd are too many to be kept here: their clients keep them. It
+    /// has the key that tickets are encrypted with, which it changes by itself, and is that of the files before,
+    /// so that clients resume their sessions after a reload, too. Not so if the roots of clients have changed: a
+    /// client has to show then that it is trusted by the new ones.
+    ///
+    /// Early data stays off: whoever recorded it could send it again.
+    pub(super) config: Arc<ServerConfig>,
+    /// `None` if clients need no certificates.
+    pub(super) clients: Option<Clients>,
+}
+
+/// Whom clients' certificates must lead to.
+#[derive(Clone)]
+pub(super) struct Clients {
+    roots: Arc<RootCertStore>,
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+}
+
+fn anchors(clients: &Option<Clients>) -> Option<&[TrustAnchor<'static>]> {
+    clients.as_ref().map(|clients| &clients.roots.roots[..])
 }
 
 fn file_error(key: &'static str, file: &Path, why: impl fmt::Display) -> TlsError {

@@ -72,7 +72,7 @@ pub(super) fn reason_of(payload: &[u8]) -> Result<CloseReason, FrameError> {
         return Err(FrameError::WebSocket("a close code is reserved"));
     }
     let text = std::str::from_utf8(text);
-    let text = text.map_err(|_| FrameError::Malformed("it is not UTF-8"))?;
+    let text = text.map_err(|_| FrameError::Malformed("a close reason is not UTF-8"))?;
     Ok(match code {
         NORMAL | GOING_AWAY => CloseReason::PeerClosed,
         code => CloseReason::PeerClosedWith { code, text: text.into() },

@@ -41,9 +41,10 @@ pub(super) struct Door {
     /// The frame whose header came last, and how much of its payload is still to come.
     frame: Header,
     left: u64,
-    /// A message has begun, and its last frame has not ended.
-    in_message: bool,
-    /// How many bytes came of the frame or message that is not complete, headers included.
+    /// How many bytes the frames have that are complete, of a message that is not. Each has a header: there
+    /// is such a message unless this is 0.
+    begun: usize,
+    /// The same with what came of the frame that is not complete, of that message or not.
     part: usize,
     bounds: Bounds,
     /// The payload of a control frame, as far as it has come.
@@ -78,7 +79,7 @@ enum Sent {
     No,
     /// Before the peer's.
     First,
-    /// In reply to the peer's.
+    /// After the peer's.
     Reply,
 }
 
@@ -91,7 +92,7 @@ impl Door {
             have: 0,
             frame: Header::NONE,
             left: 0,
-            in_message: false,
+            begun: 0,
             part: 0,
             bounds: Bounds::default(),
             control: Vec::new(),
@@ -205,6 +206,7 @@ impl Door {
     /// Whether a frame may have this header, here.
     fn check(&self, header: &Header) -> Result<(), FrameError> {
         let broken = |why| Err(FrameError::WebSocket(why));
+        let in_message = self.begun > 0;
         if header.reserved != 0 {
             return broken("reserved bits are not zero");
         }
@@ -214,10 +216,10 @@ impl Door {
             _ => {}
         }
         match header.opcode {
-            Opcode::Continuation if !self.in_message => {
+            Opcode::Continuation if !in_message => {
                 return broken("there is nothing to continue");
             }
-            Opcode::Text | Opcode::Binary if self.in_message => {
+            Opcode::Text | Opcode::Binary if in_message => {
                 return broken("a message begins inside another");
             }
             Opcode::Reserved => return broken("an opcode is unknown"),
@@ -232,7 +234,8 @@ impl Door {
         }
         let max = self.codec.largest_frame();
         let most = max.saturating_mul(FRAGMENTED).saturating_add(MAX_HEADER);
-        if header.len > (max - self.bounds.open) as u64 || self.part > most {
+        let have = self.text.as_ref().map_or(self.bounds.open, Utf8::len);
+        if header.len > (max - have) as u64 || self.part > most {
             return Err(FrameError::MessageTooLong { max });
         }
         Ok(())
@@ -243,18 +246,18 @@ impl Door {
     fn end_frame(&mut self, kept: &[u8]) {
         if self.frame.is_control() {
             self.end_control();
-        } else {
-            self.in_message = !self.frame.fin;
-            if self.frame.fin && !self.away {
+        } else if self.frame.fin {
+            self.begun = 0;
+            if !self.away {
                 match self.text.take() {
                     None => self.end_message(&kept[kept.len() - self.bounds.open..]),
                     Some(text) => self.fail(text.end()),
                 }
             }
+        } else {
+            self.begun = self.part;
         }
-        if !self.in_message {
-            self.part = 0;
-        }
+        self.part = self.begun;
     }
 
     /// A message is one frame, no less and no more.
@@ -306,6 +309,7 @@ impl Door {
     fn fail(&mut self, error: FrameError) {
         self.over.get_or_insert(CloseReason::Protocol(error));
         self.away = true;
+        self.text = None;
     }
 
     /// The peer has ended its output.
@@ -323,9 +327,10 @@ impl Door {
     pub(super) fn end(&self) -> Option<io::Result<usize>> {
         let why = self.over.as_ref()?;
         // The reset of a socket that has unread bytes would take the last words from the peer.
-        let reads_on = match why {
-            CloseReason::Protocol(_) => !self.is_closed,
-            _ => self.sent == Sent::Reply,
+        let reads_on = match self.sent {
+            Sent::No => false,
+            Sent::First => matches!(why, CloseReason::Protocol(_)) && !self.is_closed,
+            Sent::Reply => true,
         };
         if self.lingers && reads_on && !self.at_end && self.read_away < READ_AWAY {
             return None;
@@ -354,6 +359,7 @@ impl Door {
     pub(super) fn read_away(&mut self) {
         (self.away, self.lingers) = (true, true);
         self.bounds.open = 0;
+        self.text = None;
     }
 
     /// The control frames that are due.
@@ -373,7 +379,7 @@ impl Door {
             return None;
         }
         self.reply_to_close().or_else(|| {
-            self.sent = Sent::First;
+            self.sent = if self.is_closed { Sent::Reply } else { Sent::First };
             Some(self.envelope.control(Opcode::CLOSE, &close_payload(why)))
         })
     }

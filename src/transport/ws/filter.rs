@@ -15,7 +15,7 @@ use crate::conn::{CloseReason, Intake};
 use crate::transport::{Bounds, Boxed, Overhead, Passed, Signs, Transport};
 
 /// Frames go out as they are written: their envelopes are the codec's.
-pub(super) struct Filter {
+pub(crate) struct Filter {
     below: Boxed,
     door: Door,
     /// What came behind the handshake.
@@ -25,7 +25,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    pub(super) fn new(below: Boxed, rest: BytesMut, envelope: Envelope, codec: FrameCodec) -> Self {
+    pub(crate) fn new(below: Boxed, rest: BytesMut, envelope: Envelope, codec: FrameCodec) -> Self {
         Self { below, door: Door::new(envelope, codec), rest, handshake: 0 }
     }
 
@@ -59,7 +59,8 @@ impl Transport for Filter {
             _ => door.take(buffer, from),
         }
         Poll::Ready(match door.end() {
-            Some(end) if buffer.len() <= from => end,
+            // There is no whole message to be handed out before.
+            Some(end) if buffer.len() <= door.bounds().open => end,
             _ => Ok(n),
         })
     }

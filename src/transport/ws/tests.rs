@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,8 +12,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::yield_now;
 use tokio::time::{Instant, pause, sleep};
 
+use super::header::{Header, Opcode};
 use super::*;
+use crate::codec::FrameError;
+use crate::codec::framing::{Found, Framing};
 use crate::conn::{CloseReason, Excess, OverRate, Silence};
+use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -21,6 +26,11 @@ use crate::transport::Plain;
 
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 const PONG: [u8; 2] = [0x8a, 0];
+
+thread_local! {
+    /// How many messages the route 1 has got.
+    static HANDLED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// One byte of a message that has begun.
 const FRAGMENT: [u8; 7] = [0x00, 0x81, 0, 0, 0, 0, 7];
@@ -37,7 +47,14 @@ async fn over(
     let below = Box::new(Plain::new(stream));
     let (tell, ends) = unbounded_channel();
     let server = Server::new(settings)
-        .route_fn(1, async |msg: Inbound| msg)
+        .route_fn(1, async |msg: Inbound| {
+            HANDLED.set(HANDLED.get() + 1);
+            msg
+        })
+        .route_fn(2, async |msg: Inbound| {
+            sleep(Duration::from_millis(500)).await;
+            msg
+        })
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
     let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
     (ends, TestConnection::over_ws(server, filter).await)
@@ -266,4 +283,139 @@ fn a_handshake_that_waits_for_its_request_is_small() {
         size_of::<F>()
     }
     assert!(size(upgrade::read_head) <= 256);
+}
+
+/// What a client sends by a frame with this first byte.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+#[actix::test]
+async fn a_message_that_an_empty_fragment_completes_is_handled_though_a_close_frame_follows() {
+    let (mut peer, mut ends, _connection) = idle().await;
+    let packet = [1, 0, 0, 0, 1, 0, 0, 0, b'x'];
+    peer.write_all(&masked(0x02, &packet)).await.unwrap();
+    // A read of its own: the reader has all of the payload when the last header comes.
+    yield_now().await;
+    let end = [masked(0x80, b""), masked(0x88, &[0x03, 0xe8])].concat();
+    peer.write_all(&end).await.unwrap();
+    // The echo is lost: a peer that has sent a close frame takes nothing more.
+    assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
+    assert_eq!(HANDLED.get(), 1);
+}
+
+#[actix::test]
+async fn a_close_frame_that_is_replied_to_while_a_handler_waits_ends_the_connection() {
+    let (mut peer, mut ends, _connection) = idle().await;
+    let packet = [1, 0, 0, 0, 2, 0, 0, 0, b'x'];
+    let stream = [masked(0x82, &packet), masked(0x88, &[0x03, 0xe8])].concat();
+    peer.write_all(&stream).await.unwrap();
+    let mut reply = Vec::new();
+    within(peer.read_to_end(&mut reply)).await.unwrap();
+    assert_eq!(reply, [0x88, 2, 0x03, 0xe8]);
+    assert_eq!(within(ends.recv()).await, Some(CloseReason::PeerClosed));
+}
+
+/// The frames of a server, one behind the other: opcodes and payloads. Panics if they do not end with one.
+fn frames(mut bytes: &[u8]) -> Vec<(Opcode, &[u8])> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (header, len) = Header::parse(bytes).unwrap();
+        assert!(header.fin && header.reserved == 0 && header.key.is_none());
+        let (frame, rest) = bytes.split_at(len + header.len as usize);
+        frames.push((header.opcode, &frame[len..]));
+        bytes = rest;
+    }
+    frames
+}
+
+#[actix::test]
+async fn pongs_stand_between_frames_however_little_the_peer_takes() {
+    for pipe in [1, 3, 100, 100_000] {
+        let (peer, stream) = duplex(pipe);
+        let (mut peer_reads, mut peer_writes) = tokio::io::split(peer);
+        let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
+        let below = Box::new(Plain::new(stream));
+        let codec = FrameCodec::new(settings().wire_format, settings().max_packet_size);
+        let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+        let _connection = TestConnection::over_ws(server, filter).await;
+        let packets: Vec<_> = (0..100_u8)
+            .map(|n| [&[n, 0, 0, 0, 1, 0, 0, 0][..], &vec![n; n.into()]].concat())
+            .collect();
+        let (all, mut has_all) = tokio::sync::oneshot::channel();
+        let writes = async {
+            for packet in &packets {
+                let mut message = masked(0x82, packet);
+                message.extend(masked(0x89, &packet[..1]));
+                peer_writes.write_all(&message).await.unwrap();
+                yield_now().await;
+            }
+            // A peer that has closed takes nothing more.
+            (&mut has_all).await.unwrap();
+            peer_writes.write_all(&masked(0x88, b"")).await.unwrap();
+        };
+        let mut heard = Vec::new();
+        let reads = async {
+            let (last, mut all) = (packets.last().unwrap(), Some(all));
+            while peer_reads.read_buf(&mut heard).await.unwrap() > 0 {
+                // One pong may stand behind it.
+                let end = &heard[heard.len().saturating_sub(last.len() + 3)..];
+                if all.is_some() && end.windows(last.len()).any(|bytes| bytes == last) {
+                    all.take().unwrap().send(()).unwrap();
+                }
+            }
+        };
+        within(async { tokio::join!(writes, reads) }).await;
+        let mut frames = frames(&heard);
+        assert_eq!(frames.pop(), Some((Opcode::Close, &b""[..])));
+        let (echoes, pongs): (Vec<_>, Vec<_>) =
+            frames.into_iter().partition(|(opcode, _)| *opcode == Opcode::Binary);
+        let echoes: Vec<_> = echoes.into_iter().map(|(_, echo)| echo).collect();
+        assert!(echoes == packets, "the echoes are all there, whole");
+        assert!(!pongs.is_empty() && pongs.iter().all(|(opcode, _)| *opcode == Opcode::Pong));
+        assert!(pongs.is_sorted_by_key(|(_, payload)| payload[0]));
+    }
+}
+
+/// Takes any message as one frame.
+#[derive(Debug)]
+struct AnyMessage;
+
+impl Framing for AnyMessage {
+    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+        Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
+    }
+
+    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        dst.extend_from_slice(payload);
+    }
+
+    fn overhead(&self) -> usize {
+        0
+    }
+}
+
+#[actix::test]
+async fn a_framing_that_takes_any_message_gets_each_of_several_in_a_read() {
+    let (mut peer, stream) = duplex(1 << 16);
+    let server = Server::new(settings()).framing(AnyMessage).route_fn(1, async |msg: Inbound| msg);
+    let below = Box::new(Plain::new(stream));
+    let codec = FrameCodec::framed(AnyMessage, 100);
+    let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+    let _connection = TestConnection::over_ws(server, filter).await;
+    let stream = [
+        masked(0x82, b"one"),
+        masked(0x02, b"t"),
+        masked(0x80, b"wo"),
+        masked(0x82, b"three"),
+        masked(0x02, b"be"),
+    ];
+    peer.write_all(&stream.concat()).await.unwrap();
+    let mut echoes = [0; 17];
+    within(peer.read_exact(&mut echoes)).await.unwrap();
+    assert_eq!(&echoes, b"\x82\x03one\x82\x03two\x82\x05three");
+    peer.write_all(&masked(0x80, b"gun")).await.unwrap();
+    let mut last = [0; 7];
+    within(peer.read_exact(&mut last)).await.unwrap();
+    assert_eq!(&last, b"\x82\x05begun");
 }

@@ -8,13 +8,21 @@ pub(super) struct Utf8 {
     /// A character that came in part, and how much of it.
     part: [u8; 4],
     have: usize,
+    /// How many bytes have come in all.
+    len: usize,
 }
 
 impl Utf8 {
     const BROKEN: FrameError = FrameError::Malformed("it is not UTF-8");
 
-    /// More of the text has come.
+    /// How many bytes have come.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// More of the text has come. An error is the last that is asked.
     pub(super) fn follow(&mut self, mut text: &[u8]) -> Result<(), FrameError> {
+        self.len += text.len();
         while self.have > 0
             && let Some((&byte, rest)) = text.split_first()
         {
