@@ -194,6 +194,7 @@ impl Reader {
     /// Forgets the input.
     pub(crate) fn recycle(&mut self, pool: &ReadPool) {
         self.forget_frames();
+        self.messages = None;
         pool.give(std::mem::take(&mut self.buffer));
     }
 
@@ -207,5 +208,24 @@ impl Reader {
             *begin = 0;
         }
         self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::WireFormat;
+
+    #[test]
+    fn of_input_that_is_forgotten_no_message_is_left() {
+        let messages = Messages { open: 3, ..Messages::default() };
+        let mut reader = Reader {
+            buffer: BytesMut::from("abc"),
+            messages: Some(Box::new(messages)),
+            ..Reader::default()
+        };
+        reader.recycle(&ReadPool::default());
+        let codec = FrameCodec::new(WireFormat::LtvLe, 100);
+        assert!(matches!(reader.next_frame(&codec), Ok(None)));
     }
 }

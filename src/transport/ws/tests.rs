@@ -277,6 +277,14 @@ async fn pings_without_end_leave_the_others_of_the_thread_their_turn() {
     assert_eq!(within(ends.recv()).await, Some(CloseReason::Stopped));
 }
 
+#[test]
+fn a_handshake_that_waits_for_its_request_is_small() {
+    fn size<F: Future>(_: impl Fn(&'static mut Boxed, &'static ReadPool) -> F) -> usize {
+        size_of::<F>()
+    }
+    assert!(size(upgrade::read_head) <= 256);
+}
+
 /// What a client sends by a frame with this first byte.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
