@@ -52,7 +52,7 @@ impl Layer for ServerWs {
                 Ok(response) => {
                     upgrade::send(&mut below, &response, "").await?;
                     let (envelope, codec) = (Envelope::Message, self.codec.clone());
-                    Ok(Box::new(Filter::new(below, rest, envelope, codec)) as Boxed)
+                    Ok(Box::new(Filter::new(below, &rest, envelope, codec)) as Boxed)
                 }
                 Err(rejected) => {
                     upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;
