@@ -172,7 +172,9 @@ impl Reader {
         if let Some(Bounds { open, lens }) = transport.bounds() {
             let messages = self.messages.get_or_insert_default();
             messages.open = *open;
-            messages.lens.append(lens);
+            // All that were whole are handed out. Memory for many is kept on neither side.
+            debug_assert!(messages.lens.is_empty());
+            messages.lens = std::mem::take(lens);
         }
         filled
     }
@@ -211,10 +213,64 @@ impl Reader {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "ws"))]
 mod tests {
+    use std::task::Waker;
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncWriteExt, duplex};
+
     use super::*;
     use crate::codec::WireFormat;
+    use crate::codec::envelope::Envelope;
+    use crate::codec::framing::Framing;
+    use crate::frame::MsgId;
+    use crate::transport::Plain;
+    use crate::transport::ws::Filter;
+
+    /// Any message is a frame.
+    #[derive(Debug)]
+    struct AnyMessage;
+
+    impl Framing for AnyMessage {
+        fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+            Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
+        }
+
+        fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+            dst.extend_from_slice(payload);
+        }
+
+        fn overhead(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn where_messages_ended_takes_no_memory_when_they_are_handed_out() {
+        const MESSAGES: usize = 9000;
+        let (mut peer, stream) = duplex(1 << 16);
+        let codec = FrameCodec::framed(AnyMessage, 100);
+        let below = Box::new(Plain::new(stream));
+        let mut filter = Filter::new(below, &[], Envelope::Message, codec.clone());
+        let messages = [0x82, 0x81, 0, 0, 0, 0, b'x'].repeat(MESSAGES);
+        peer.write_all(&messages).now_or_never().unwrap().unwrap();
+
+        let (mut reader, pool, mut handed_out) = (Reader::default(), ReadPool::default(), 0);
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Some(found) = reader.next_frame(&codec).unwrap() {
+                reader.pass(found.len);
+                handed_out += 1;
+            } else if reader.poll_fill(&mut filter, &pool, &mut cx).is_pending() {
+                break;
+            }
+        }
+        reader.rest(&pool);
+        assert_eq!(handed_out, MESSAGES);
+        assert_eq!(reader.messages.unwrap().lens.capacity(), 0);
+        assert_eq!(filter.bounds().unwrap().lens.capacity(), 0);
+    }
 
     #[test]
     fn of_input_that_is_forgotten_no_message_is_left() {

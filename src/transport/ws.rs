@@ -54,7 +54,7 @@ impl ServerWs {
             Ok(response) => {
                 upgrade::send(&mut below, &response, "").await?;
                 let (envelope, codec) = (Envelope::Message, self.codec.clone());
-                let filter = Filter::new(below, rest, envelope, codec).after_handshake(len);
+                let filter = Filter::new(below, &rest, envelope, codec).after_handshake(len);
                 Ok(Box::new(filter) as Boxed)
             }
             Err(rejected) => {
