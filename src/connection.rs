@@ -36,8 +36,9 @@ pub(crate) use liveness::watch;
 pub(crate) use lives::Lives;
 use lives::Living;
 pub(crate) use local::Local;
+pub(crate) use reader::ReadPool;
 #[cfg(feature = "ws")]
-pub(crate) use reader::{ReadPool, Reader};
+pub(crate) use reader::Reader;
 
 /// How long a connection whose handler is still at work stays in the table after its socket is
 /// closed. Longer than a handler takes that only waits for its turn; a handler that waits for this

@@ -128,7 +128,7 @@
 //! | feature | |
 //! |---|---|
 //! | `tls` | `tls://` and, with `ws`, `wss://` endpoints, by rustls: `TlsError`, `PeerCertificates`. The version of `rustls`, which is re-exported, is a part of this crate's API then |
-//! | `ws` | `ws://` endpoints, by tungstenite: `Server::ws_auth`, `Upgrade`, `Subprotocol` |
+//! | `ws` | `ws://` endpoints; the HTTP handshake is tungstenite's: `Server::ws_auth`, `Upgrade`, `Subprotocol` |
 //! | `proxy` | the setting `proxy_from`: the PROXY protocol, versions 1 and 2 |
 
 pub mod client;

@@ -73,6 +73,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
+use crate::connection::ReadPool;
 pub(crate) use layers::Layers;
 pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 
@@ -211,15 +212,25 @@ pub(crate) type Boxed = Box<dyn Transport>;
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// A handshake, and what it puts between the peer and the frames.
+/// A handshake, and what it puts between the peer and the frames. It may read by a buffer of the worker's.
 pub(crate) trait Layer: Send + Sync + 'static {
     /// Shakes hands with the peer of an admitted connection. It is dropped when the connection ends, or
     /// the deadline has passed.
-    fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>>;
+    fn accept<'a>(
+        &'a self,
+        below: Boxed,
+        conn: &'a Conn,
+        pool: &'a ReadPool,
+    ) -> Local<'a, Result<Boxed, Failed>>;
 
     /// Tells a peer that it is not admitted, or does what has to be done before it can be told so in a
     /// frame.
-    fn refuse<'a>(&'a self, below: Boxed, why: &'a AddError) -> Local<'a, Refused>;
+    fn refuse<'a>(
+        &'a self,
+        below: Boxed,
+        why: &'a AddError,
+        pool: &'a ReadPool,
+    ) -> Local<'a, Refused>;
 
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
@@ -287,11 +298,12 @@ impl Stack {
         socket: TcpStream,
         intake: Option<Rc<Intake>>,
         conn: &Conn,
+        pool: &ReadPool,
     ) -> Result<Boxed, Failed> {
         listen(&socket, conn).await?;
         let mut transport = Box::new(Plain::bounded(socket, intake.clone())) as Boxed;
         for layer in &*self.0 {
-            transport = layer.accept(transport, conn).await?;
+            transport = layer.accept(transport, conn, pool).await?;
             if let Some(intake) = &intake {
                 // The layer has made use of what came.
                 intake.hold(0);
@@ -308,10 +320,11 @@ impl Stack {
         intake: Option<Rc<Intake>>,
         why: &AddError,
         frame: Option<&[u8]>,
+        pool: &ReadPool,
     ) -> Option<Boxed> {
         let mut transport = Box::new(Plain::bounded(socket, intake)) as Boxed;
         for layer in &*self.0 {
-            transport = match layer.refuse(transport, why).await {
+            transport = match layer.refuse(transport, why, pool).await {
                 Refused::NotYet(transport) => transport,
                 Refused::Told(transport) => return Some(transport),
                 Refused::Gone => return None,

@@ -61,7 +61,6 @@ impl Envelope {
         match self {
             Self::None => put(dst),
             Self::Message => {
-                dst.reserve(MAX_HEADER + frame_len);
                 put_header(frame_len, 0, &mut *dst);
                 put(dst);
             }

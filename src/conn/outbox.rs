@@ -58,7 +58,9 @@ impl Form<'_> {
     /// A function of its own, so that the other one stays small enough to be inlined.
     #[inline(never)]
     fn put_in(self, envelope: Envelope, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
-        envelope.put(HEADER_LEN + payload.len(), dst, |dst| self.put_bare(id, payload, dst));
+        let len = HEADER_LEN + payload.len();
+        dst.reserve(envelope.header_len(len) + len);
+        envelope.put(len, dst, |dst| self.put_bare(id, payload, dst));
     }
 
     /// How long the frame whose beginning stands at the front of `bytes` is with what stands around it.

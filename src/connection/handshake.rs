@@ -44,12 +44,14 @@ pub(crate) fn shake_hands(
         let intake = Intake::new(limits.intake.as_ref());
         // Until the handshake begins, nobody reads.
         let waiting = RefCell::new(Some(socket));
-        let accept = async {
+        // A future has room for each that it is given twice. Crowds shake hands at once, and the memory that they
+        // take stays the process's.
+        let accept = Box::pin(async {
             let Some(socket) = waiting.take() else {
                 return Err(HandshakeError::PeerClosed.into());
             };
-            stack.accept(socket, intake.clone(), &conn).await
-        };
+            stack.accept(socket, intake.clone(), &conn, &local.read_pool).await
+        });
         let peer_side = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
             // Such a handshake needs more of the peer than what came before its end.
             PeerSide::HalfClosed if stack.is_costly() => PeerSide::Gone,
@@ -79,7 +81,7 @@ pub(crate) fn shake_hands(
         if let Some(told) = told
             && let Ok(_permit) = limits.lingering.try_acquire()
         {
-            part(told).await;
+            Box::pin(part(told)).await;
         }
     });
 }
@@ -102,10 +104,10 @@ pub(crate) async fn in_turn<T>(
     handshake: impl Future<Output = T>,
 ) -> Result<T, Late> {
     let waits = Waits::default();
-    let done = async {
+    let done = Box::pin(async {
         let (_slot, _of_ip) = limits.handshakes.admit(peer, slot).await;
         turnstile.pass(handshake, intake.as_deref(), &waits).await
-    };
+    });
     let deadline = limits.handshake_deadline;
     tokio::select! {
         biased;

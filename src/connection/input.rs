@@ -244,6 +244,22 @@ impl Input {
         turn: &mut Turn,
         cx: &mut Context<'_>,
     ) -> Result<Found, Progress> {
+        match self.reader.at_hand(&link.conn.shared().limits.codec) {
+            Some(found) => Ok(found),
+            None => self.read_on(link, local, ending, turn, cx),
+        }
+    }
+
+    /// The next frame where it is not at hand. Once a read, and not once a message: it is not inlined.
+    #[inline(never)]
+    fn read_on(
+        &mut self,
+        link: &Link,
+        local: &Local,
+        ending: Option<Ending>,
+        turn: &mut Turn,
+        cx: &mut Context<'_>,
+    ) -> Result<Found, Progress> {
         let codec = &link.conn.shared().limits.codec;
         let mut has_read = false;
         let why = loop {

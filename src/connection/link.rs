@@ -376,7 +376,8 @@ impl Link {
             {
                 let _ = Pin::new(&mut *transport).poll_write(&mut nobody, &words);
             }
-            let _ = Pin::new(&mut *transport).poll_end(&mut nobody);
+            // Nor is the peer's close frame, any more.
+            let _ = Pin::new(&mut *transport).poll_shutdown(&mut nobody);
         }
         if std::mem::take(&mut batch.source) == Source::Direct {
             let (frames, bytes) = batch.size();

@@ -83,9 +83,16 @@ impl Reader {
         self.frames.len() + self.buffer.capacity()
     }
 
+    /// The next frame, if it is one of a plain format and of those that were read last: as
+    /// [`next_frame`](Self::next_frame) returns it.
+    #[inline]
+    pub(crate) fn at_hand(&self, codec: &FrameCodec) -> Option<Found> {
+        let is_at_hand = self.next < self.frames.len() && codec.is_plain();
+        if is_at_hand { codec.plain_frame_at(&self.frames, self.next) } else { None }
+    }
+
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
-    #[inline]
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
@@ -99,10 +106,9 @@ impl Reader {
             self.frames = self.buffer.split_to(whole).freeze();
             self.completed = true;
         }
-        let found = if codec.is_plain() {
-            codec.plain_frame_at(&self.frames, self.next)
-        } else {
-            self.frame_of_framing(codec)
+        let found = match codec.is_plain() {
+            true => self.at_hand(codec),
+            false => self.frame_of_framing(codec),
         };
         match found {
             Some(found) => Ok(Some(found)),
@@ -166,7 +172,9 @@ impl Reader {
         if let Some(Bounds { open, lens }) = transport.bounds() {
             let messages = self.messages.get_or_insert_default();
             messages.open = *open;
-            messages.lens.append(lens);
+            // All that were whole are handed out. Memory for many is kept on neither side.
+            debug_assert!(messages.lens.is_empty());
+            messages.lens = std::mem::take(lens);
         }
         filled
     }
@@ -188,6 +196,7 @@ impl Reader {
     /// Forgets the input.
     pub(crate) fn recycle(&mut self, pool: &ReadPool) {
         self.forget_frames();
+        self.messages = None;
         pool.give(std::mem::take(&mut self.buffer));
     }
 
@@ -201,5 +210,78 @@ impl Reader {
             *begin = 0;
         }
         self.next = 0;
+    }
+}
+
+#[cfg(all(test, feature = "ws"))]
+mod tests {
+    use std::task::Waker;
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::codec::WireFormat;
+    use crate::codec::envelope::Envelope;
+    use crate::codec::framing::Framing;
+    use crate::frame::MsgId;
+    use crate::transport::Plain;
+    use crate::transport::ws::Filter;
+
+    /// Any message is a frame.
+    #[derive(Debug)]
+    struct AnyMessage;
+
+    impl Framing for AnyMessage {
+        fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+            Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
+        }
+
+        fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+            dst.extend_from_slice(payload);
+        }
+
+        fn overhead(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn where_messages_ended_takes_no_memory_when_they_are_handed_out() {
+        const MESSAGES: usize = 9000;
+        let (mut peer, stream) = duplex(1 << 16);
+        let codec = FrameCodec::framed(AnyMessage, 100);
+        let below = Box::new(Plain::new(stream));
+        let mut filter = Filter::new(below, &[], Envelope::Message, codec.clone());
+        let messages = [0x82, 0x81, 0, 0, 0, 0, b'x'].repeat(MESSAGES);
+        peer.write_all(&messages).now_or_never().unwrap().unwrap();
+
+        let (mut reader, pool, mut handed_out) = (Reader::default(), ReadPool::default(), 0);
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Some(found) = reader.next_frame(&codec).unwrap() {
+                reader.pass(found.len);
+                handed_out += 1;
+            } else if reader.poll_fill(&mut filter, &pool, &mut cx).is_pending() {
+                break;
+            }
+        }
+        reader.rest(&pool);
+        assert_eq!(handed_out, MESSAGES);
+        assert_eq!(reader.messages.unwrap().lens.capacity(), 0);
+        assert_eq!(filter.bounds().unwrap().lens.capacity(), 0);
+    }
+
+    #[test]
+    fn of_input_that_is_forgotten_no_message_is_left() {
+        let messages = Messages { open: 3, ..Messages::default() };
+        let mut reader = Reader {
+            buffer: BytesMut::from("abc"),
+            messages: Some(Box::new(messages)),
+            ..Reader::default()
+        };
+        reader.recycle(&ReadPool::default());
+        let codec = FrameCodec::new(WireFormat::LtvLe, 100);
+        assert!(matches!(reader.next_frame(&codec), Ok(None)));
     }
 }

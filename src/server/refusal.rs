@@ -109,7 +109,8 @@ impl TurnAway {
             // Kept until the peer has heard it: else the next one would take it in between.
             let _permit = permit;
             let intake = Intake::new(limits.intake.as_ref());
-            let refuse = stack.refuse(stream, intake.clone(), &why, frame);
+            let pool = &local.read_pool;
+            let refuse = Box::pin(stack.refuse(stream, intake.clone(), &why, frame, pool));
             let told = match slot {
                 Some(slot) => {
                     let turnstile = &local.turnstile;

@@ -21,6 +21,7 @@ use rustls::{AlertDescription, ClientConfig, Error as RustlsError, HandshakeKind
 use super::{Boxed, Failed, Layer, Local, Refused};
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
+use crate::connection::ReadPool;
 use crate::settings::Settings;
 use encrypted::Encrypted;
 use files::Loaded;
@@ -129,7 +130,12 @@ impl ServerTls {
 }
 
 impl Layer for ServerTls {
-    fn accept<'a>(&'a self, below: Boxed, conn: &'a Conn) -> Local<'a, Result<Boxed, Failed>> {
+    fn accept<'a>(
+        &'a self,
+        below: Boxed,
+        conn: &'a Conn,
+        _: &'a ReadPool,
+    ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
             if let Some(shown) = encrypted.session().peer_certificates() {
@@ -140,7 +146,7 @@ impl Layer for ServerTls {
         })
     }
 
-    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError) -> Local<'a, Refused> {
+    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError, _: &'a ReadPool) -> Local<'a, Refused> {
         Box::pin(async move {
             match self.encrypt(below).await {
                 Ok(encrypted) => Refused::NotYet(encrypted),

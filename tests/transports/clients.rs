@@ -406,3 +406,23 @@ async fn headers_are_made_anew_for_each_dial_and_a_panic_or_a_bad_one_is_a_faile
     within(client.request(ECHO, "x", ECHO, LONG)).await.unwrap();
     everywhere.watched.server.stop().await.unwrap();
 }
+
+#[actix::test]
+async fn a_peer_that_is_closed_over_tls_has_the_end_in_words_of_tls_too() {
+    let files = Files::new("wss-end");
+    let listen = vec!["wss://127.0.0.1:0".parse().unwrap()];
+    let watched = Watched::start(Settings { listen, ..files.settings() }).await;
+    let mut stream = files.dial(watched.port(0)).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    // Behind it, a text, which is refused.
+    let refused = [0x81, 0x80, 0, 0, 0, 0];
+    stream.write_all(&[request.as_bytes(), &refused].concat()).await.unwrap();
+    let mut read = Vec::new();
+    while !read.windows(2).any(|code| code == 1003_u16.to_be_bytes()) {
+        assert_ne!(within(stream.read_buf(&mut read)).await.unwrap(), 0);
+    }
+    stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xeb]).await.unwrap();
+    // Without close_notify it would be an error.
+    within(stream.read_to_end(&mut read)).await.unwrap();
+}

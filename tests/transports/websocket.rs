@@ -362,6 +362,22 @@ async fn a_peer_that_sends_for_ever_behind_its_close_frame_is_cut() {
 }
 
 #[actix::test]
+async fn a_peer_that_resets_inside_a_message_ends_as_one_that_resets_between_two() {
+    let mut watched = Watched::start(settings()).await;
+    let mut client = dial(&watched).await;
+    watched.started().await;
+    client.get_mut().write_all(&[0x02, 0x80 | 1, 0, 0, 0, 0, 1]).await.unwrap();
+    // The message has been read when there is a pong.
+    client.get_mut().write_all(&PING).await.unwrap();
+    assert_eq!(next(&mut client).await, Message::Pong("".into()));
+    client.get_ref().set_zero_linger().unwrap();
+    drop(client);
+    let why = watched.removed().await;
+    assert!(matches!(why, CloseReason::Io(_)), "{why}");
+    watched.server.stop().await.unwrap();
+}
+
+#[actix::test]
 async fn answers_reach_a_peer_that_closed_its_socket_without_a_close_frame() {
     let watched = Watched::start(settings()).await;
     let mut client = dial(&watched).await;

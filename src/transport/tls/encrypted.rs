@@ -28,9 +28,6 @@ const CHUNK: usize = 68 * 1024;
 /// The most plaintext that a record has, RFC 8446, 5.1.
 const RECORD: usize = 16 * 1024;
 
-/// What a record is made of at most. A header and a payload are two.
-const SLICES: usize = 8;
-
 /// So many reads that bring nothing for the reader, such as parts of records, are made in a row. Then the other
 /// tasks of the thread have their turn.
 const VAIN_READS: usize = 2;
@@ -75,9 +72,12 @@ impl Encrypted {
         below: Boxed,
         session: impl Into<Connection>,
     ) -> io::Result<Box<Self>> {
+        let mut session: Connection = session.into();
+        // One record at a time: it is written when nothing else waits.
+        session.set_buffer_limit(Some(RECORD));
         let mut new = Box::new(Self {
             below,
-            session: session.into(),
+            session,
             records: Records::default(),
             come: false,
             read: 0,
@@ -265,13 +265,7 @@ impl AsyncWrite for Encrypted {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush_records(cx))?;
-        let (mut record, mut room, mut count) = ([IoSlice::new(&[]); SLICES], RECORD, 0);
-        for (part, buf) in record.iter_mut().zip(bufs) {
-            *part = IoSlice::new(&buf[..buf.len().min(room)]);
-            room -= part.len();
-            count += 1;
-        }
-        let n = self.session.writer().write_vectored(&record[..count])?;
+        let n = self.session.writer().write_vectored(bufs)?;
         self.given += n as u64;
         // What is not taken now is written by the next call.
         match self.poll_flush_records(cx) {

@@ -37,7 +37,7 @@ pub(crate) async fn connect(
         Ok((response, rest)) => {
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
             let chosen = chosen.and_then(|name| name.to_str().ok()).map(Subprotocol::new);
-            let filter = Filter::new(below, rest, Envelope::Masked, codec.clone());
+            let filter = Filter::new(below, &rest, Envelope::Masked, codec.clone());
             Ok((Box::new(filter), chosen))
         }
         Err(Error::Http(response)) => {

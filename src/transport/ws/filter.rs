@@ -25,7 +25,9 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    pub(crate) fn new(below: Boxed, rest: BytesMut, envelope: Envelope, codec: FrameCodec) -> Self {
+    /// `rest` is copied: a part of the handshake's buffer, even an empty one, would keep all of it.
+    pub(crate) fn new(below: Boxed, rest: &[u8], envelope: Envelope, codec: FrameCodec) -> Self {
+        let rest = BytesMut::from(rest);
         Self { below, door: Door::new(envelope, codec), rest, handshake: 0 }
     }
 

@@ -56,7 +56,7 @@ async fn over(
             msg
         })
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
-    let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+    let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
     (ends, TestConnection::over_ws(server, filter).await)
 }
 
@@ -277,6 +277,14 @@ async fn pings_without_end_leave_the_others_of_the_thread_their_turn() {
     assert_eq!(within(ends.recv()).await, Some(CloseReason::Stopped));
 }
 
+#[test]
+fn a_handshake_that_waits_for_its_request_is_small() {
+    fn size<F: Future>(_: impl Fn(&'static mut Boxed, &'static ReadPool) -> F) -> usize {
+        size_of::<F>()
+    }
+    assert!(size(upgrade::read_head) <= 256);
+}
+
 /// What a client sends by a frame with this first byte.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
@@ -329,7 +337,7 @@ async fn pongs_stand_between_frames_however_little_the_peer_takes() {
         let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
         let below = Box::new(Plain::new(stream));
         let codec = FrameCodec::new(settings().wire_format, settings().max_packet_size);
-        let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+        let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
         let _connection = TestConnection::over_ws(server, filter).await;
         let packets: Vec<_> = (0..100_u8)
             .map(|n| [&[n, 0, 0, 0, 1, 0, 0, 0][..], &vec![n; n.into()]].concat())
@@ -393,7 +401,7 @@ async fn a_framing_that_takes_any_message_gets_each_of_several_in_a_read() {
     let server = Server::new(settings()).framing(AnyMessage).route_fn(1, async |msg: Inbound| msg);
     let below = Box::new(Plain::new(stream));
     let codec = FrameCodec::framed(AnyMessage, 100);
-    let filter = Box::new(Filter::new(below, BytesMut::new(), Envelope::Message, codec));
+    let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
     let _connection = TestConnection::over_ws(server, filter).await;
     let stream = [
         masked(0x82, b"one"),

@@ -1,8 +1,10 @@
 //! The HTTP request that asks for a WebSocket, and its answer.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -15,9 +17,10 @@ use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_r
 
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
+use crate::connection::{ReadPool, Reader};
 use crate::event::Event;
 use crate::settings::Settings;
-use crate::transport::{Boxed, Local, fill};
+use crate::transport::{Boxed, Local};
 use crate::unwind::{Contained, Guard};
 
 /// The longest head of a request or a response that is read.
@@ -310,38 +313,64 @@ pub(super) struct Asked {
     pub(super) rest: BytesMut,
 }
 
-/// Reads the head of a request.
-pub(super) async fn read_head(below: &mut Boxed) -> io::Result<Asked> {
-    let mut read = BytesMut::new();
+/// Reads the head of a request, by the worker's buffer: a peer that has sent nothing yet takes none.
+pub(super) async fn read_head(below: &mut Boxed, pool: &ReadPool) -> io::Result<Asked> {
+    let mut reader = Reader::default();
     // How much there was when it was parsed last. What comes a byte at a time is not parsed at each.
     let mut parsed = 0;
-    loop {
-        let before = read.len();
-        if fill(below, &mut read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let news = &read[before.saturating_sub(2)..];
-        let may_end = [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memmem::find(news, end).is_some());
-        if !may_end && read.len() < (2 * parsed).min(MAX_HEAD) {
-            continue;
-        }
-        parsed = read.len();
-        let (request, len) = match Request::try_parse(&read) {
-            Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => {
-                let why = "a line of the request ends without a carriage return";
-                (Err(Rejected::new(StatusCode::BAD_REQUEST, why)), len)
+    poll_fn(|cx| {
+        loop {
+            let before = reader.len();
+            match reader.poll_fill(&mut **below, pool, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0)) => {
+                    reader.recycle(pool);
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Poll::Ready(Err(error)) => {
+                    reader.recycle(pool);
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    reader.rest(pool);
+                    return Poll::Pending;
+                }
             }
-            Ok(Some((len, head))) if len <= MAX_HEAD => (Ok(head), len),
-            Ok(None) if read.len() < MAX_HEAD => continue,
-            Ok(_) => {
-                let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
-                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                (Err(Rejected::new(status, why)), read.len())
+            let read = reader.remainder();
+            let news = &read[before.saturating_sub(2)..];
+            let may_end =
+                [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memmem::find(news, end).is_some());
+            if !may_end && read.len() < (2 * parsed).min(MAX_HEAD) {
+                continue;
             }
-            Err(error) => (Err(Rejected::bad(&error)), read.len()),
-        };
-        return Ok(Asked { request, len, rest: read.split_off(len) });
-    }
+            parsed = read.len();
+            if let Some((request, len)) = parse(read) {
+                let rest = BytesMut::from(&read[len..]);
+                reader.recycle(pool);
+                return Poll::Ready(Ok(Asked { request, len, rest }));
+            }
+        }
+    })
+    .await
+}
+
+/// The request at the front of `read`, good or bad, and how long its head is; `None` if that is not all
+/// there.
+fn parse(read: &[u8]) -> Option<(Result<Request<()>, Rejected>, usize)> {
+    Some(match Request::try_parse(read) {
+        Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => {
+            let why = "a line of the request ends without a carriage return";
+            (Err(Rejected::new(StatusCode::BAD_REQUEST, why)), len)
+        }
+        Ok(Some((len, head))) if len <= MAX_HEAD => (Ok(head), len),
+        Ok(None) if read.len() < MAX_HEAD => return None,
+        Ok(_) => {
+            let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            (Err(Rejected::new(status, why)), read.len())
+        }
+        Err(error) => (Err(Rejected::bad(&error)), read.len()),
+    })
 }
 
 /// Sends an answer, and sees it written.

@@ -243,3 +243,13 @@ fn what_is_no_frame_counts_as_none_and_the_batch_is_the_outboxs_again() {
     assert!(given.outbox.take(&mut batch, ALL));
     assert_eq!((batch.source, batch.is_begun()), (Source::Outbox, false));
 }
+
+#[test]
+fn a_payload_that_is_shared_takes_no_memory_beside_itself() {
+    let codec = codec();
+    for envelope in [Envelope::None, Envelope::Message] {
+        let mut batch = Batch::default();
+        batch.push(Form { codec: &codec, envelope }, &Frame::new(1, vec![0; 1 << 20]));
+        assert!(batch.tail.capacity() < 1024, "{envelope:?}: {}", batch.tail.capacity());
+    }
+}
