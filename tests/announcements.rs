@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::unbounded_channel;
 use zinxide::testing::{TestServer, TestStream, settings, within};
 use zinxide::{FrameCodec, Inbound, Server, Settings};
 
@@ -99,7 +100,10 @@ async fn a_header_makes_nobody_keep_memory_for_what_it_announces() {
             settings.tls_cert = file.to_str().unwrap().to_owned();
             settings.tls_key.clone_from(&settings.tls_cert);
         }
-        let server = Server::new(settings).route_fn(ECHO, async |msg: Inbound| msg);
+        let (tell, mut started) = unbounded_channel();
+        let server = Server::new(settings)
+            .on_conn_start(move |_| tell.send(()).unwrap())
+            .route_fn(ECHO, async |msg: Inbound| msg);
         let server = TestServer::start(server).await;
         let endpoint = server.endpoint();
         let connect = || TestStream::connect_passive(&endpoint, Some(&file), &codec);
@@ -107,6 +111,10 @@ async fn a_header_makes_nobody_keep_memory_for_what_it_announces() {
         let mut peers = Vec::new();
         for _ in 0..PEERS {
             peers.push(connect().await.unwrap());
+        }
+        // A socket is connected before the server has taken it.
+        for _ in 0..=PEERS {
+            within(started.recv()).await.unwrap();
         }
         echo_twice(&mut honest).await;
         let region = Region::new(ALLOCATOR);

@@ -1,5 +1,6 @@
 //! What a connection has accepted to send and the kernel has not taken yet.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
@@ -418,6 +419,41 @@ impl Batch {
     /// Whether it is written in part: what is written next may be inside a frame.
     pub(crate) fn is_begun(&self) -> bool {
         self.begun && !self.is_empty()
+    }
+
+    /// Takes off all that is behind the frame of which something is written, so that something else can
+    /// stand between them. The frames are in messages.
+    pub(crate) fn split_behind_frame(&mut self, form: Form<'_>) -> Self {
+        self.seal();
+        let mut whole = 0;
+        if let Some(front) = self.segments.front_mut() {
+            let (mut end, mut frames) = (0, 0);
+            if front.kind == Kind::Run {
+                while end < self.written
+                    && let Some(len) = form.len_at(&front.bytes[end..])
+                {
+                    (end, frames) = (end + len, frames + 1);
+                }
+            } else {
+                // What is not written of it may be behind a header that is.
+                end = front.bytes.len();
+            }
+            whole = match end.cmp(&front.bytes.len()) {
+                Ordering::Less if end == 0 => 0,
+                Ordering::Less => {
+                    let bytes = front.bytes.split_off(end);
+                    let behind = Segment { bytes, frames: front.frames - frames, ..*front };
+                    front.frames = frames;
+                    self.segments.insert(1, behind);
+                    1
+                }
+                Ordering::Equal => 1,
+                // Its payload is the next segment.
+                Ordering::Greater => 2,
+            };
+        }
+        let whole = whole.min(self.segments.len());
+        Self { segments: self.segments.split_off(whole), ..Self::default() }
     }
 
     /// The kernel took `n` bytes. Answers how many frames that completed.

@@ -52,6 +52,9 @@ struct Io {
     lost: Unsent,
     /// Frames on their way out: nothing else is written before them.
     batch: Batch,
+    /// What is written next, the last first: a control frame that stands between frames of a batch, and the
+    /// rest of that.
+    parked: Vec<Batch>,
 }
 
 /// What a transport was given and the socket has not in a form that the peer can use: still unsent.
@@ -103,7 +106,8 @@ impl Link {
         let has_bounds = transport.as_mut().is_some_and(|transport| transport.bounds().is_some());
         let layered = keeps || has_bounds;
         let intake = transport.as_ref().and_then(|transport| transport.intake());
-        let io = Io { transport, intake, layered, keeps, kept, lost, batch: Batch::default() };
+        let (batch, parked) = (Batch::default(), Vec::new());
+        let io = Io { transport, intake, layered, keeps, kept, lost, batch, parked };
         Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
     }
 
@@ -364,7 +368,8 @@ impl Link {
 
     /// Closes the socket. Answers what was not written.
     pub(crate) fn close(&self, why: &CloseReason) -> Unsent {
-        let Io { transport, intake, layered, kept, lost, batch, .. } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, layered, kept, lost, batch, parked, .. } =
+            &mut *self.io.borrow_mut();
         *intake = None;
         if let Some(mut transport) = transport.take()
             && *layered
@@ -379,12 +384,9 @@ impl Link {
             // Nor is the peer's close frame, any more.
             let _ = Pin::new(&mut *transport).poll_shutdown(&mut nobody);
         }
-        if std::mem::take(&mut batch.source) == Source::Direct {
-            let (frames, bytes) = batch.size();
-            self.conn.shared().adopt(frames, bytes);
-        }
+        count(batch, self.conn.shared());
         let cut = self.conn.shared().cut(batch, std::mem::take(kept).bytes);
-        *batch = Batch::default();
+        (*batch, *parked) = (Batch::default(), Vec::new());
         Unsent { frames: cut.frames + lost.frames, bytes: cut.bytes + lost.bytes }
     }
 }
@@ -400,11 +402,8 @@ impl Io {
         if !self.keeps {
             return self.poll_write_all(shared, progress, cx);
         }
-        let Self { batch, .. } = self;
-        if batch.source == Source::Direct {
-            let (frames, bytes) = batch.size();
-            shared.adopt(frames, bytes);
-            batch.source = Source::Outbox;
+        if self.batch.source == Source::Direct {
+            count(&mut self.batch, shared);
         }
         let before = self.to_socket();
         let flushed = self.poll_flush_kept(shared, cx);
@@ -422,21 +421,48 @@ impl Io {
     /// Sees to it that there is something in the batch; false if there is nothing to write.
     #[inline]
     fn next_batch(&mut self, shared: &Shared) -> bool {
-        let Self { transport: Some(transport), layered, lost, batch, .. } = self else {
-            return false;
-        };
-        if *layered && !batch.is_begun() && batch.source != Source::Aside {
-            if transport.is_deaf() {
-                give_up(lost, batch, shared);
-            }
-            // A batch that is not begun can wait for what is not to wait behind the next ones.
-            if batch.is_empty()
-                && let Some(bytes) = transport.aside()
-            {
-                *batch = Batch::aside(bytes);
+        if self.layered {
+            self.step_aside(shared);
+        }
+        !self.batch.is_empty() || shared.next_batch(&mut self.batch)
+    }
+
+    /// Puts what the transport has to send of its own behind the frame that is being written, and gives up
+    /// on what the peer would not take.
+    fn step_aside(&mut self, shared: &Shared) {
+        let Self { transport: Some(transport), lost, batch, parked, .. } = self else { return };
+        let is_deaf = transport.is_deaf();
+        if is_deaf {
+            parked.retain(|parked| {
+                let is_aside = parked.source == Source::Aside;
+                if !is_aside {
+                    give_up(lost, parked, shared);
+                }
+                is_aside
+            });
+        }
+        if batch.source != Source::Aside && parked.is_empty() {
+            let bytes = transport.aside();
+            if is_deaf || bytes.is_some() {
+                let mut rest = match batch.is_begun() {
+                    true => batch.split_behind_frame(shared.form()),
+                    false => std::mem::take(batch),
+                };
+                if is_deaf {
+                    give_up(lost, &rest, shared);
+                    give_up_queued(lost, shared);
+                } else if !rest.is_empty() {
+                    count(&mut rest, shared);
+                    parked.push(rest);
+                }
+                parked.extend(bytes.map(Batch::aside));
             }
         }
-        !batch.is_empty() || shared.next_batch(batch)
+        if batch.is_empty()
+            && let Some(next) = parked.pop()
+        {
+            *batch = next;
+        }
     }
 
     /// Writes until the outbox is empty.
@@ -455,9 +481,7 @@ impl Io {
                 _ => 0,
             };
             if source == Source::Direct && !batch.is_empty() {
-                let (frames, bytes) = batch.size();
-                shared.adopt(frames, bytes);
-                batch.source = Source::Outbox;
+                count(batch, shared);
             }
             let n = ready!(wrote)?;
             *progress = true;
@@ -495,17 +519,31 @@ impl Io {
     }
 }
 
+/// Gives up on a batch that a peer would not take.
+fn give_up(lost: &mut Unsent, batch: &Batch, shared: &Shared) {
+    let (frames, bytes) = batch.size();
+    if batch.source == Source::Outbox {
+        shared.written(frames, bytes);
+    }
+    lost.frames += frames;
+    lost.bytes += bytes;
+}
+
 /// Takes what a peer would not take out of the outbox, so that what it sent before can still be
 /// handled and answered, in vain.
-fn give_up(lost: &mut Unsent, batch: &mut Batch, shared: &Shared) {
-    while !batch.is_empty() || shared.next_batch(batch) {
+fn give_up_queued(lost: &mut Unsent, shared: &Shared) {
+    let mut batch = Batch::default();
+    while shared.next_batch(&mut batch) {
+        give_up(lost, &batch, shared);
+        batch = Batch::default();
+    }
+}
+
+/// Has the outbox's counts include a batch.
+fn count(batch: &mut Batch, shared: &Shared) {
+    if std::mem::take(&mut batch.source) == Source::Direct {
         let (frames, bytes) = batch.size();
-        if batch.source != Source::Direct {
-            shared.written(frames, bytes);
-        }
-        lost.frames += frames;
-        lost.bytes += bytes;
-        *batch = Batch::default();
+        shared.adopt(frames, bytes);
     }
 }
 

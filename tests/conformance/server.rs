@@ -7,7 +7,7 @@ use std::error::Error;
 
 use bytes::{BufMut, BytesMut};
 use clap::{Parser, ValueEnum};
-use zinxide::framing::{Delimited, Found, Framing};
+use zinxide::framing::{Found, Framing};
 use zinxide::{FrameError, Goodbye, Inbound, MsgId, Server, Settings};
 
 /// The reply is the message.
@@ -16,11 +16,8 @@ const ECHO: MsgId = 1;
 /// The payload is a close code, two bytes in network order, and a text: the server closes with them.
 const CLOSE: MsgId = 2;
 
-/// Autobahn's largest message, 16 MiB, and what may end it.
-const MAX_MESSAGE: u32 = 16 * 1024 * 1024 + 64;
-
-/// What ends a message under `--frames ended`. No message of Autobahn's contains it.
-const END: &[u8] = b"\xff\x00";
+/// Autobahn's largest message.
+const MAX_MESSAGE: u32 = 16 * 1024 * 1024;
 
 /// A server for tests of WebSocket clients. `ZINXIDE_LISTEN` and the like set where it listens.
 #[derive(Parser)]
@@ -36,8 +33,6 @@ enum Frames {
     Settings,
     /// Any message that is not empty, which is echoed
     Any,
-    /// What ends with the bytes ff 00, which is echoed
-    Ended,
 }
 
 /// Takes any WebSocket message as a frame, whatever is in it. An empty one is none: a frame has a length.
@@ -93,7 +88,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = match frames {
         Frames::Settings => server,
         Frames::Any => server.framing(Any),
-        Frames::Ended => server.framing(Delimited::by(END).id(ECHO)),
     };
     let server = server.bind().await?;
     for addr in server.listen_addrs() {

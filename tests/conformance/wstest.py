@@ -1,12 +1,12 @@
 # coding: utf-8
-"""Autobahn's fuzzing client for a server of frames, and what to expect of it: `wstest.py <spec> <end> <log>`.
+"""Autobahn's fuzzing client for a server of frames, and what to expect of it: `wstest.py <spec> <log>`.
 
 For Python 2.7, which is what Autobahn's test suite runs on.
 
 A server of frames takes binary messages that are frames, and refuses text by design. So each text of a
-case is sent as a binary message, and given to the case as a text when it comes back; and each message
-gets the bytes that end a frame, given in hex, which are taken off again. Group 6, which is about texts, is sent
-as it is: those that are UTF-8 are refused with 1003, others with 1007. What the suite prints goes to the log.
+case is sent as a binary message, and given to the case as a text when it comes back. Group 6, which is about
+texts, is sent as it is: those that are UTF-8 are refused with 1003, others with 1007. What the suite prints goes
+to the log.
 """
 
 from __future__ import print_function
@@ -19,16 +19,13 @@ from autobahntestsuite import fuzzing, wstest
 
 CONTINUATION, TEXT, BINARY = 0, 1, 2
 
-# Their messages are empty, which no frame is, if nothing is added to them.
+# Their messages are empty, which no frame is.
 EMPTY = ("1.1.1", "1.2.1", "9.7.1", "9.8.1")
 
 Base = fuzzing.FuzzingClientProtocol
 
 
 class Client(Base):
-    # What ends a message.
-    end = b""
-
     def connectionMade(self):
         # Whether each message under way was a text, in the order of the echoes.
         self.texts = []
@@ -42,12 +39,6 @@ class Client(Base):
                 self.is_text = opcode == TEXT
                 self.texts.append(self.is_text)
                 opcode = BINARY
-            if fin:
-                if payload_len is not None:
-                    # So many bytes of the payload, over and over.
-                    payload = (payload * (payload_len // len(payload) + 1))[:payload_len]
-                    payload_len = None
-                payload += self.end
         Base.sendFrame(self, opcode, payload, fin, rsv, mask, payload_len, **how)
 
     def logTxFrame(self, header, *args):
@@ -57,8 +48,7 @@ class Client(Base):
         Base.logTxFrame(self, header, *args)
 
     def onMessage(self, payload, isBinary):
-        if self.translates and isBinary and payload.endswith(self.end):
-            payload = payload[: len(payload) - len(self.end)]
+        if self.translates and isBinary:
             isBinary = not (self.texts and self.texts.pop(0))
         Base.onMessage(self, payload, isBinary)
 
@@ -82,14 +72,13 @@ def is_good(case, result):
         # than at once, is what it calls non-strict.
         is_refused = behavior == "FAILED" and result["remoteCloseCode"] == 1003
         return is_refused or (behavior in ("OK", "NON-STRICT") and closing == "OK")
-    if case in EMPTY and not Client.end:
+    if case in EMPTY:
         return result["remoteCloseCode"] == 1007
     # What the protocol leaves open is informational.
     return all(part in ("OK", "INFORMATIONAL") for part in (behavior, closing))
 
 
-def main(spec, end, log):
-    Client.end = end.decode("hex")
+def main(spec, log):
     fuzzing.FuzzingClientProtocol = Client
     sys.argv[1:] = ["--mode", "fuzzingclient", "--spec", spec]
     with open(log, "w") as sys.stdout:

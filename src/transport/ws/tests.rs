@@ -419,3 +419,26 @@ async fn a_framing_that_takes_any_message_gets_each_of_several_in_a_read() {
     within(peer.read_exact(&mut last)).await.unwrap();
     assert_eq!(&last, b"\x82\x05begun");
 }
+
+#[actix::test]
+async fn a_pong_and_the_reply_to_a_close_frame_wait_for_one_frame_and_not_for_all_that_is_queued() {
+    for (asks, reply) in [(masked(0x89, b""), PONG.to_vec()), (masked(0x88, b""), vec![0x88, 0])] {
+        let (mut peer, stream) = duplex(100);
+        let (_ends, connection) = over(stream, settings()).await;
+        let payload = [7; 1000];
+        for _ in 0..100 {
+            connection.conn.send_buffered(9, payload.to_vec()).unwrap();
+        }
+        let mut first = [0; 4];
+        within(peer.read_exact(&mut first)).await.unwrap();
+        peer.write_all(&asks).await.unwrap();
+        // The connection has its turn before more is read.
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        let mut rest = vec![0; 8 + payload.len() + reply.len()];
+        within(peer.read_exact(&mut rest)).await.unwrap();
+        assert_eq!(first, [0x82, 126, 0x03, 0xf0]);
+        assert!(rest.ends_with(&[&payload[..], &reply].concat()), "{:?}", &rest[1000..]);
+    }
+}

@@ -253,3 +253,39 @@ fn a_payload_that_is_shared_takes_no_memory_beside_itself() {
         assert!(batch.tail.capacity() < 1024, "{envelope:?}: {}", batch.tail.capacity());
     }
 }
+
+#[test]
+fn a_batch_is_split_behind_the_frame_of_which_something_is_written() {
+    for envelope in [Envelope::Message, Envelope::Masked] {
+        // Of each way, small and shared ones, next to each other.
+        let lens = [5, 200, SHARE_FROM, 3, 0, SHARE_FROM + 1, SHARE_FROM, 130, 7];
+        let mut at = 0;
+        loop {
+            let mut given = Given::new(envelope);
+            for (n, len) in lens.into_iter().enumerate() {
+                given.give(n % 2, frame(n as u32, len));
+            }
+            let ends = given.ends.clone();
+            let mut batch = Batch::default();
+            assert!(given.outbox.take(&mut batch, ALL));
+            let all = offered(&batch);
+            if at == all.len() {
+                break;
+            }
+            let done = batch.advance(at);
+            let rest = batch.split_behind_frame(given.form());
+            let (kept, behind) = (offered(&batch), offered(&rest));
+            assert!([&all[..at], &kept, &behind].concat() == all, "nothing is lost: {at}");
+            let end = at + kept.len();
+            assert!(end == at || ends.contains(&end), "at a frame's end: {at}");
+            let begun =
+                ends.iter().filter(|&&frame_end| frame_end > at && frame_end <= end).count();
+            assert!(begun <= 1, "one frame at most: {begun} at {at}");
+            // Small ones count as written when their run is.
+            let frames = done + batch.size().0 + rest.size().0;
+            assert_eq!(frames, lens.len(), "{at}");
+            at += if at.is_multiple_of(SHARE_FROM) || at < 400 { 1 } else { 97 };
+            at = at.min(all.len());
+        }
+    }
+}
