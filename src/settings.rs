@@ -366,7 +366,8 @@ impl Settings {
             bytes: percent_of(self.max_msg_chan_bytes, percent),
         };
         let rate = |per_second: u32| {
-            let burst = f64::from(per_second) * self.rate_burst_ms as f64 / 1000.0;
+            // A message never costs more than a burst: a burst of less would make all of them cheaper.
+            let burst = (f64::from(per_second) * self.rate_burst_ms as f64 / 1000.0).max(1.0);
             (per_second > 0).then(|| Rate { per_second: per_second.into(), burst })
         };
         Limits {

@@ -204,6 +204,8 @@ pub(crate) struct Overhead {
     pub(crate) bytes: u64,
     /// Control frames that a peer may send any number of.
     pub(crate) controls: u32,
+    /// These, and parts of messages: each was some work, and none is a message.
+    pub(crate) frames: u32,
 }
 
 /// A transport of any kind.

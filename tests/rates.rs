@@ -101,6 +101,14 @@ async fn the_burst_is_what_the_rate_allows_in_its_time() {
 }
 
 #[actix::test]
+async fn a_burst_of_less_than_one_message_is_one_and_the_rate_holds() {
+    let mut peer = Peer::new(Settings { rate_burst_ms: 1, ..messages(10, OverRate::Delay) }).await;
+    peer.send(31, ECHO, 0).await;
+    assert_takes(peer.echoes(1, ECHO, 0).await, Duration::ZERO);
+    assert_takes(peer.echoes(30, ECHO, 0).await, 3 * SECOND);
+}
+
+#[actix::test]
 async fn a_message_may_cost_more_than_one_or_nothing() {
     let mut peer = Peer::new(messages(10, OverRate::Delay)).await;
     peer.send(3, COSTLY, 0).await;

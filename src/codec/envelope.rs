@@ -75,16 +75,21 @@ impl Envelope {
         }
     }
 
-    /// A control frame with this opcode, whose payload is no longer than 125 bytes.
+    /// Appends a control frame with this opcode, whose payload is no longer than 125 bytes.
+    #[cfg(feature = "ws")]
+    pub(crate) fn put_control(self, opcode: u8, payload: &[u8], dst: &mut BytesMut) {
+        debug_assert!(payload.len() <= 125);
+        let begin = dst.len();
+        self.put(payload.len(), dst, |dst| dst.put_slice(payload));
+        dst[begin] = FIN | opcode;
+    }
+
+    /// The same frame by itself.
     #[cfg(feature = "ws")]
     pub(crate) fn control(self, opcode: u8, payload: &[u8]) -> Bytes {
-        debug_assert!(payload.len() <= 125);
-        let mut bytes = BytesMut::with_capacity(6 + payload.len());
-        self.put(payload.len(), &mut bytes, |dst| dst.put_slice(payload));
-        if let Some(first) = bytes.first_mut() {
-            *first = FIN | opcode;
-        }
-        bytes.freeze()
+        let mut frame = BytesMut::with_capacity(6 + payload.len());
+        self.put_control(opcode, payload, &mut frame);
+        frame.freeze()
     }
 
     /// Writes the header of a message that is not masked to the end of `room`, which is before its frame.

@@ -378,7 +378,7 @@ impl Input {
         if overhead == Overhead::default() {
             return Ok(());
         }
-        turn.spend_all(overhead.controls);
+        turn.spend_all(overhead.frames);
         if self.meter.is_none() {
             self.fill_meter(link);
         }

@@ -54,7 +54,7 @@ impl Meter {
     }
 
     /// Has the peer owe for what has come beside its messages.
-    pub(super) fn charge(&mut self, Overhead { handshake, bytes, controls }: Overhead) {
+    pub(super) fn charge(&mut self, Overhead { handshake, bytes, controls, .. }: Overhead) {
         if let Some(bucket) = &mut self.messages {
             bucket.debt += f64::from(controls);
         }

@@ -56,6 +56,8 @@ pub(super) struct Encrypted {
     handshake: u64,
     /// What came behind the handshake.
     early: BytesMut,
+    /// What comes is thrown away.
+    away: bool,
     /// Nothing more is read: the peer has said so, or what it sent makes no sense.
     end: Option<Result<(), RustlsError>>,
     /// Bytes that were written.
@@ -85,6 +87,7 @@ impl Encrypted {
             overhead: 0,
             handshake: 0,
             early: BytesMut::new(),
+            away: false,
             end: None,
             given: 0,
             whole: 0,
@@ -127,6 +130,15 @@ impl Encrypted {
     ) -> Poll<io::Result<Option<usize>>> {
         match &self.end {
             None => {}
+            // The reset of a socket that has unread bytes would take the last replies from the peer.
+            Some(_) if self.away => {
+                let mut wire = WIRE.take();
+                wire.reserve(CHUNK);
+                let read = self.below.poll_fill(&mut wire, cx);
+                wire.clear();
+                WIRE.set(wire);
+                return read.map_ok(|n| (n > 0).then_some(n));
+            }
             Some(Ok(())) => return Poll::Ready(Ok(None)),
             Some(Err(error)) => {
                 let error = io::Error::new(io::ErrorKind::InvalidData, error.clone());
@@ -224,6 +236,11 @@ impl Transport for Encrypted {
         Poll::Pending
     }
 
+    fn read_away(&mut self) {
+        self.away = true;
+        self.below.read_away();
+    }
+
     fn passed(&self) -> Option<Passed> {
         Some(Passed { to_socket: self.to_socket, whole: self.whole })
     }
@@ -246,7 +263,7 @@ impl Transport for Encrypted {
 
     fn take_overhead(&mut self) -> Overhead {
         let (handshake, bytes) = (std::mem::take(&mut self.handshake), self.follow_overhead());
-        Overhead { handshake, bytes, controls: 0 }
+        Overhead { handshake, bytes, ..Overhead::default() }
     }
 }
 

@@ -26,6 +26,10 @@ const FRAGMENTED: usize = 8;
 /// for a message that was much too long, and not for a flood.
 const READ_AWAY: usize = 4 * 1024 * 1024;
 
+/// For so many of these bytes counts a frame of a peer that may have something to say, and is not heard any
+/// more: its payloads cost little, floods of small frames much.
+const FRAME_AWAY: usize = 64;
+
 /// Where a WebSocket is.
 ///
 /// Payloads of data frames are left in the buffer, unmasked, one behind the other; everything else is taken
@@ -185,6 +189,9 @@ impl Door {
         };
         self.have = 0;
         self.part = self.part.saturating_add(used);
+        if self.lingers && self.over.is_none() {
+            self.read_away += FRAME_AWAY;
+        }
         if !self.away {
             match self.check(&header) {
                 Ok(()) if header.opcode == Opcode::Text => self.text = Some(Utf8::default()),
@@ -245,6 +252,7 @@ impl Door {
     #[inline]
     fn end_frame(&mut self, kept: &[u8]) {
         if self.frame.is_control() {
+            self.overhead.frames += 1;
             self.end_control();
         } else if self.frame.fin {
             self.begun = 0;
@@ -255,6 +263,7 @@ impl Door {
                 }
             }
         } else {
+            self.overhead.frames += 1;
             self.begun = self.part;
         }
         self.part = self.begun;
@@ -283,7 +292,7 @@ impl Door {
             self.overhead.controls += 1;
         }
         match self.frame.opcode {
-            Opcode::Ping if self.over.is_none() => self.reply_to_ping(&said),
+            Opcode::Ping if !self.away => self.reply_to_ping(&said),
             Opcode::Close => {
                 self.is_closed = true;
                 if self.over.is_none() {
@@ -303,7 +312,7 @@ impl Door {
             self.pongs.truncate(self.last_pong);
         }
         self.last_pong = self.pongs.len();
-        self.pongs.extend_from_slice(&self.envelope.control(Opcode::PONG, said));
+        self.envelope.put_control(Opcode::PONG, said, &mut self.pongs);
     }
 
     fn fail(&mut self, error: FrameError) {
@@ -325,6 +334,9 @@ impl Door {
 
     /// The end of the input, if there is nothing more to read.
     pub(super) fn end(&self) -> Option<io::Result<usize>> {
+        if self.lingers && self.read_away >= READ_AWAY {
+            return Some(Ok(0));
+        }
         let why = self.over.as_ref()?;
         // The reset of a socket that has unread bytes would take the last words from the peer.
         let reads_on = match self.sent {
@@ -332,7 +344,7 @@ impl Door {
             Sent::First => matches!(why, CloseReason::Protocol(_)) && !self.is_closed,
             Sent::Reply => true,
         };
-        if self.lingers && reads_on && !self.at_end && self.read_away < READ_AWAY {
+        if self.lingers && reads_on && !self.at_end {
             return None;
         }
         Some(match why {

@@ -140,6 +140,26 @@ fn a_flood_is_not_read_away_for_ever() {
 }
 
 #[test]
+fn who_was_closed_may_end_a_large_message_and_not_send_small_frames_for_ever() {
+    let mut incoming = Incoming::new(ltv());
+    incoming.parts(&CloseReason::Shutdown);
+    let large = frame(FIN | BINARY, &vec![1; READ_AWAY]);
+    for _ in 0..3 {
+        incoming.read(&large);
+        assert!(incoming.door.end().is_none());
+    }
+    let flood = frame(FIN | PING, b"").repeat(1000);
+    let mut reads = 0;
+    while incoming.door.end().is_none() {
+        incoming.read(&flood);
+        reads += 1;
+    }
+    assert!(reads * 1000 <= READ_AWAY / FRAME_AWAY + 1000, "{reads}");
+    assert!(matches!(incoming.door.end(), Some(Ok(0))));
+    assert!(incoming.door.pongs.is_empty(), "they would not be sent");
+}
+
+#[test]
 fn who_has_closed_first_reads_up_to_the_peers_close_frame() {
     let mut incoming = Incoming::new(ltv());
     incoming.parts(&CloseReason::Removed);
