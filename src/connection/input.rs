@@ -281,7 +281,9 @@ impl Input {
             has_read = true;
             match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
                 Poll::Pending => {
-                    self.charge(link, local, turn)?;
+                    if link.is_layered {
+                        self.charge(link, local, turn)?;
+                    }
                     let completed = self.reader.take_completed();
                     let Signs { alive, part } = link.signs();
                     if alive {
@@ -299,8 +301,10 @@ impl Input {
                     link.conn.shared().hear();
                     link.pulse.hear(local.now());
                     self.fill_meter(link);
-                    self.charge(link, local, turn)?;
-                    link.reply_aside();
+                    if link.is_layered {
+                        self.charge(link, local, turn)?;
+                        link.reply_aside();
+                    }
                 }
                 Poll::Ready(Ok(0)) => {
                     link.pulse.half_close();
@@ -372,7 +376,6 @@ impl Input {
 
     /// Has the peer pay for what was read beside its messages. An error if nothing more is to be read for
     /// now.
-    #[inline]
     fn charge(&mut self, link: &Link, local: &Local, turn: &mut Turn) -> Result<(), Progress> {
         let overhead = link.take_overhead();
         if overhead == Overhead::default() {

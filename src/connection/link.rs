@@ -35,6 +35,8 @@ pub(crate) struct Link {
     /// The socket has taken something. Before that it looks full even if it is not: tokio asks the system
     /// first.
     pub(crate) taken: Cell<bool>,
+    /// There is something between the frames and the socket.
+    pub(crate) is_layered: bool,
     io: RefCell<Io>,
 }
 
@@ -108,7 +110,8 @@ impl Link {
         let intake = transport.as_ref().and_then(|transport| transport.intake());
         let (batch, parked) = (Batch::default(), Vec::new());
         let io = Io { transport, intake, layered, keeps, kept, lost, batch, parked };
-        Self { conn, pulse: Pulse::default(), taken: Cell::new(false), io: RefCell::new(io) }
+        let (pulse, taken) = (Pulse::default(), Cell::new(false));
+        Self { conn, pulse, taken, is_layered: layered, io: RefCell::new(io) }
     }
 
     /// Whether there is a transport.

@@ -93,6 +93,7 @@ impl Reader {
 
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
+    #[inline]
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
         if self.next == self.frames.len() {
             self.forget_frames();
@@ -149,6 +150,7 @@ impl Reader {
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
     ///
     /// The buffer grows with what has come, never with what a header announces.
+    #[inline]
     pub(crate) fn poll_fill(
         &mut self,
         transport: &mut dyn Transport,
