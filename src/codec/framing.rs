@@ -124,3 +124,23 @@ impl Found {
         Self { id, payload: start + payload.start..start + payload.end, len }
     }
 }
+
+/// For tests: takes any message as one frame, with the id 1.
+#[cfg(all(test, feature = "ws"))]
+#[derive(Debug)]
+pub(crate) struct AnyMessage;
+
+#[cfg(all(test, feature = "ws"))]
+impl Framing for AnyMessage {
+    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
+        Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
+    }
+
+    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
+        dst.extend_from_slice(payload);
+    }
+
+    fn overhead(&self) -> usize {
+        0
+    }
+}

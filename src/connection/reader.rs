@@ -225,28 +225,9 @@ mod tests {
     use super::*;
     use crate::codec::WireFormat;
     use crate::codec::envelope::Envelope;
-    use crate::codec::framing::Framing;
-    use crate::frame::MsgId;
+    use crate::codec::framing::AnyMessage;
     use crate::transport::Plain;
     use crate::transport::ws::Filter;
-
-    /// Any message is a frame.
-    #[derive(Debug)]
-    struct AnyMessage;
-
-    impl Framing for AnyMessage {
-        fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
-            Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
-        }
-
-        fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
-            dst.extend_from_slice(payload);
-        }
-
-        fn overhead(&self) -> usize {
-            0
-        }
-    }
 
     #[test]
     fn where_messages_ended_takes_no_memory_when_they_are_handed_out() {

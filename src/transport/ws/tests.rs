@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
@@ -14,10 +13,8 @@ use tokio::time::{Instant, pause, sleep};
 
 use super::header::{Header, Opcode};
 use super::*;
-use crate::codec::FrameError;
-use crate::codec::framing::{Found, Framing};
+use crate::codec::framing::AnyMessage;
 use crate::conn::{CloseReason, Excess, OverRate, Silence};
-use crate::frame::MsgId;
 use crate::inbound::Inbound;
 use crate::server::Server;
 use crate::settings::Settings;
@@ -374,24 +371,6 @@ async fn pongs_stand_between_frames_however_little_the_peer_takes() {
         assert!(echoes == packets, "the echoes are all there, whole");
         assert!(!pongs.is_empty() && pongs.iter().all(|(opcode, _)| *opcode == Opcode::Pong));
         assert!(pongs.is_sorted_by_key(|(_, payload)| payload[0]));
-    }
-}
-
-/// Takes any message as one frame.
-#[derive(Debug)]
-struct AnyMessage;
-
-impl Framing for AnyMessage {
-    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
-        Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
-    }
-
-    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
-        dst.extend_from_slice(payload);
-    }
-
-    fn overhead(&self) -> usize {
-        0
     }
 }
 

@@ -6,7 +6,7 @@ mod errors;
 
 use super::*;
 use crate::codec::WireFormat;
-use crate::codec::framing::{Found, Framing};
+use crate::codec::framing::{AnyMessage, Found, Framing};
 use crate::frame::MsgId;
 
 const TEXT: u8 = 1;
@@ -19,24 +19,6 @@ const FIN: u8 = 0x80;
 
 /// The largest payload of a frame in most of these tests.
 const MAX_PAYLOAD: u32 = 300;
-
-/// Takes any message as one frame.
-#[derive(Debug)]
-struct AnyMessage;
-
-impl Framing for AnyMessage {
-    fn find(&self, src: &[u8], _: u32) -> Result<Option<Found>, FrameError> {
-        Ok(Some(Found { id: 1, payload: 0..src.len(), len: src.len() }))
-    }
-
-    fn put(&self, _: MsgId, payload: &[u8], dst: &mut BytesMut) {
-        dst.extend_from_slice(payload);
-    }
-
-    fn overhead(&self) -> usize {
-        0
-    }
-}
 
 fn ltv() -> FrameCodec {
     FrameCodec::new(WireFormat::LtvLe, MAX_PAYLOAD)
