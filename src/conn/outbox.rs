@@ -264,9 +264,7 @@ impl Outbox {
 
     /// Takes the buffer of an empty queue away, so that an idle connection holds none.
     pub(crate) fn reclaim(&mut self) -> BytesMut {
-        debug_assert!(self.queued.is_empty());
-        self.queued.segments = VecDeque::new();
-        std::mem::take(&mut self.queued.tail)
+        self.queued.reclaim()
     }
 }
 
@@ -484,7 +482,10 @@ impl Batch {
     /// Takes the spare memory of an empty batch away.
     pub(crate) fn reclaim(&mut self) -> BytesMut {
         debug_assert!(self.is_empty());
-        self.segments = VecDeque::new();
+        // Most turns write no segment, and the drop of a queue costs more than the look.
+        if self.segments.capacity() > 0 {
+            self.segments = VecDeque::new();
+        }
         std::mem::take(&mut self.tail)
     }
 

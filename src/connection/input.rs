@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::link::{Answers, Link};
 use super::local::Local;
 use super::meter::Meter;
-use super::reader::Reader;
+use super::reader::{NOT_FOUND_AGAIN, Reader};
 use crate::codec::FrameError;
 use crate::codec::framing::Found;
 use crate::conn::{CloseReason, Conn, Ending, Excess, OverRate, PAUSE};
@@ -17,7 +17,7 @@ use crate::event::Event;
 use crate::frame::MsgId;
 use crate::inbound::{self, Parcel};
 use crate::router::{Called, Delivered, LocalRoute, Running};
-use crate::transport::{Overhead, Signs, is_http};
+use crate::transport::{Overhead, is_http};
 use crate::turn::Turn;
 use crate::unwind::contained;
 
@@ -153,29 +153,100 @@ impl Input {
             return Progress::Done;
         }
         let answers = Answers::new(link, local);
+        let codec = &shared.limits.codec;
+        let mut has_read = false;
         // A handler may have ended the connection, or hurried its ending up: what comes after is
         // for the next step to see.
         while !shared.is_ending() || ending.is_some() && !conn.is_closed() {
-            let next = self.next_frame(link, local, ending, turn, cx);
-            let Found { id, payload: at, len } = match next {
-                Ok(found) => found,
-                Err(progress) => return progress,
+            match self.reader.gather(codec) {
+                Ok(true) => {
+                    has_read = false;
+                    match self.hand_out_frames(&answers, ending, turn, cx) {
+                        Some(progress) => return progress,
+                        None => continue,
+                    }
+                }
+                Ok(false) if ending.is_some() => return Progress::Done,
+                Ok(false) => {}
+                Err(error) => return self.end(CloseReason::Protocol(error), link, local, ending),
+            }
+            if has_read && turn.spend() || turn.is_over() {
+                break;
+            }
+            if self.delayed {
+                match self.meter.as_mut().and_then(|meter| meter.owes()) {
+                    Some((_, wait)) => return Progress::Delayed(wait),
+                    None => self.delayed = false,
+                }
+            }
+            has_read = true;
+            match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
+                Poll::Pending => return self.listen(link, local, turn),
+                Poll::Ready(Ok(1..)) => {
+                    shared.hear();
+                    link.pulse.hear(local.now());
+                    self.fill_meter(link);
+                    if link.is_layered {
+                        if let Err(progress) = self.charge(link, local, turn) {
+                            return progress;
+                        }
+                        link.reply_aside();
+                    }
+                }
+                Poll::Ready(Ok(0)) => {
+                    link.pulse.half_close();
+                    let why = match self.reader.len() {
+                        0 => CloseReason::PeerClosed,
+                        have => CloseReason::Protocol(FrameError::Truncated { have }),
+                    };
+                    return self.end(why, link, local, ending);
+                }
+                Poll::Ready(Err(error)) => {
+                    return self.end(CloseReason::of(error), link, local, ending);
+                }
+            }
+        }
+        Progress::Waits
+    }
+
+    /// Hands out the whole frames that there are: `None` when it has. A loop of its own, in which nothing
+    /// is read, so that a message finds all that it needs in registers.
+    #[inline(never)]
+    fn hand_out_frames(
+        &mut self,
+        answers: &Answers<'_>,
+        ending: Option<Ending>,
+        turn: &mut Turn,
+        cx: &mut Context<'_>,
+    ) -> Option<Progress> {
+        let (link, local) = (answers.link, answers.local);
+        let conn = &link.conn;
+        let shared = conn.shared();
+        // A server that ends handles what it has received. A peer that leaves gets no more than one
+        // that stays.
+        let is_metered =
+            self.meter.is_some() && (ending.is_none() || link.pulse.is_half_closed());
+        while self.reader.has_frames() {
+            if shared.is_ending() && (ending.is_none() || conn.is_closed()) {
+                return Some(Progress::Waits);
+            }
+            let Some(found) = self.reader.frame(&shared.limits.codec) else {
+                let why = CloseReason::Protocol(NOT_FOUND_AGAIN);
+                return Some(self.end(why, link, local, ending));
             };
-            // A server that ends handles what it has received. A peer that leaves gets no more than one
-            // that stays.
-            let is_metered = ending.is_none() || link.pulse.is_half_closed();
-            if self.meter.is_some() && !self.paid && is_metered {
+            let Found { id, payload: at, len } = found;
+            if is_metered && !self.paid {
                 match self.pay(id, len, ending, link, local) {
                     Pay::Paid => {}
-                    Pay::Later(wait) => return Progress::Delayed(wait),
+                    Pay::Later(wait) => return Some(Progress::Delayed(wait)),
                     Pay::Never => {
                         self.pass(len);
                         if turn.spend() {
-                            break;
+                            return Some(Progress::Waits);
                         }
                         continue;
                     }
-                    Pay::Closed => return Progress::Waits,
+                    Pay::Closed => return Some(Progress::Waits),
                 }
             }
             let current = match &self.current {
@@ -185,7 +256,7 @@ impl Input {
                         self.pass(len);
                         self.unrouted(id, link, local);
                         if turn.spend() {
-                            break;
+                            return Some(Progress::Waits);
                         }
                         continue;
                     };
@@ -193,7 +264,7 @@ impl Input {
                     if other {
                         shared.window.give_back();
                         if !shared.window.wait_below(1) {
-                            return Progress::Waits;
+                            return Some(Progress::Waits);
                         }
                         shared.window.disarm();
                     }
@@ -202,7 +273,7 @@ impl Input {
                 }
             };
             if shared.window.unused() == 0 && grant(conn, link.direct_frames()) == 0 {
-                return Progress::Full;
+                return Some(Progress::Full);
             }
             shared.window.use_one();
             self.reader.pass(len);
@@ -212,11 +283,11 @@ impl Input {
                 link.pulse.answered(conn, local.micros());
             }
             let parcel = Parcel { id, buffer: self.reader.frames(), at, conn };
-            match current.route.deliver_parcel(parcel, &answers, cx) {
+            match current.route.deliver_parcel(parcel, answers, cx) {
                 Delivered::Done => {}
                 Delivered::Suspended(call) => {
                     self.running = Some((id, call));
-                    return Progress::Waits;
+                    return Some(Progress::Waits);
                 }
                 Delivered::Panicked => conn.handler_panicked(id),
                 Delivered::Gone => conn.close(CloseReason::HandlerGone(id)),
@@ -225,104 +296,54 @@ impl Input {
                 Delivered::Unrouted => self.unrouted(id, link, local),
             }
             if turn.spend() {
-                break;
+                return Some(Progress::Waits);
             }
             if answers.are_enough() {
-                return Progress::Flush;
+                return Some(Progress::Flush);
             }
         }
+        None
+    }
+
+    /// Everything that has come is read.
+    #[inline]
+    fn listen(&mut self, link: &Link, local: &Local, turn: &mut Turn) -> Progress {
+        let mut part = self.reader.len() > 0;
+        if link.is_layered {
+            if let Err(progress) = self.charge(link, local, turn) {
+                return progress;
+            }
+            let signs = link.signs();
+            if signs.alive {
+                link.pulse.hear(local.now());
+            }
+            part |= signs.part;
+        }
+        let completed = self.reader.take_completed();
+        if link.must_pause() {
+            link.pulse.pause(local.now(), completed, part);
+            return Progress::Paused(PAUSE);
+        }
+        link.pulse.listen(local.now(), completed, part);
         Progress::Waits
     }
 
-    /// The next frame: one received already, or one read now.
-    #[inline]
-    fn next_frame(
+    /// Ends the input, and the connection with it.
+    #[cold]
+    fn end(
         &mut self,
+        why: CloseReason,
         link: &Link,
         local: &Local,
         ending: Option<Ending>,
-        turn: &mut Turn,
-        cx: &mut Context<'_>,
-    ) -> Result<Found, Progress> {
-        match self.reader.at_hand(&link.conn.shared().limits.codec) {
-            Some(found) => Ok(found),
-            None => self.read_on(link, local, ending, turn, cx),
-        }
-    }
-
-    /// The next frame where it is not at hand. Once a read, and not once a message: it is not inlined.
-    #[inline(never)]
-    fn read_on(
-        &mut self,
-        link: &Link,
-        local: &Local,
-        ending: Option<Ending>,
-        turn: &mut Turn,
-        cx: &mut Context<'_>,
-    ) -> Result<Found, Progress> {
-        let codec = &link.conn.shared().limits.codec;
-        let mut has_read = false;
-        let why = loop {
-            match self.reader.next_frame(codec) {
-                Ok(Some(found)) => return Ok(found),
-                Ok(None) if ending.is_some() => return Err(Progress::Done),
-                Ok(None) => {}
-                Err(error) => break CloseReason::Protocol(error),
-            }
-            if has_read && turn.spend() || turn.is_over() {
-                return Err(Progress::Waits);
-            }
-            if self.delayed {
-                match self.meter.as_mut().and_then(|meter| meter.owes()) {
-                    Some((_, wait)) => return Err(Progress::Delayed(wait)),
-                    None => self.delayed = false,
-                }
-            }
-            has_read = true;
-            match link.poll_fill(&mut self.reader, &local.read_pool, cx) {
-                Poll::Pending => {
-                    if link.is_layered {
-                        self.charge(link, local, turn)?;
-                    }
-                    let completed = self.reader.take_completed();
-                    let Signs { alive, part } = link.signs();
-                    if alive {
-                        link.pulse.hear(local.now());
-                    }
-                    let part = part || self.reader.len() > 0;
-                    if link.must_pause() {
-                        link.pulse.pause(local.now(), completed, part);
-                        return Err(Progress::Paused(PAUSE));
-                    }
-                    link.pulse.listen(local.now(), completed, part);
-                    return Err(Progress::Waits);
-                }
-                Poll::Ready(Ok(1..)) => {
-                    link.conn.shared().hear();
-                    link.pulse.hear(local.now());
-                    self.fill_meter(link);
-                    if link.is_layered {
-                        self.charge(link, local, turn)?;
-                        link.reply_aside();
-                    }
-                }
-                Poll::Ready(Ok(0)) => {
-                    link.pulse.half_close();
-                    match self.reader.len() {
-                        0 => break CloseReason::PeerClosed,
-                        have => break CloseReason::Protocol(FrameError::Truncated { have }),
-                    }
-                }
-                Poll::Ready(Err(error)) => break CloseReason::of(error),
-            }
-        };
+    ) -> Progress {
         if matches!(why, CloseReason::Protocol(_)) && is_http(self.reader.remainder()) {
             link.conn.shared().set_asked_http(true);
         }
         link.conn.close(why);
         self.discard(local);
         // An ending that is under way does not change by this: the input is at its end.
-        Err(if ending.is_some() { Progress::Done } else { Progress::Waits })
+        if ending.is_some() { Progress::Done } else { Progress::Waits }
     }
 
     fn pass(&mut self, len: usize) {
@@ -331,7 +352,7 @@ impl Input {
     }
 
     /// Something was read: the peer has what it was given in the meantime.
-    #[inline]
+    #[inline(always)]
     fn fill_meter(&mut self, link: &Link) {
         match &mut self.meter {
             Some(meter) => meter.fill(),

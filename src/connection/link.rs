@@ -126,12 +126,16 @@ impl Link {
         pool: &ReadPool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Io { transport, intake, .. } = &mut *self.io.borrow_mut();
+        let Io { transport, intake, layered, .. } = &mut *self.io.borrow_mut();
         let Some(transport) = transport else { return Poll::Ready(Ok(0)) };
         if let Some(intake) = intake {
             intake.admit(reader.len() + transport.held());
         }
-        reader.poll_fill(&mut **transport, pool, cx)
+        let filled = reader.poll_fill(&mut **transport, pool, cx);
+        if *layered {
+            reader.note_messages(&mut **transport);
+        }
+        filled
     }
 
     /// Has the transport reply to what came before the messages that were read with it are answered.
@@ -396,6 +400,7 @@ impl Link {
 
 impl Io {
     /// Writes the outbox. Ready when the system has all of it. `progress` is set if it took anything.
+    #[inline(always)]
     fn poll_flush(
         &mut self,
         shared: &Shared,
@@ -579,8 +584,8 @@ impl std::fmt::Debug for Io {
 
 /// Where the answers of a connection's route functions go while it hands messages out.
 pub(super) struct Answers<'a> {
-    link: &'a Link,
-    local: &'a Local,
+    pub(super) link: &'a Link,
+    pub(super) local: &'a Local,
     enough: Cell<bool>,
 }
 

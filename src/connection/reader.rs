@@ -18,6 +18,10 @@ const CHUNK: usize = 64 * 1024;
 /// Less room than this is not worth a read.
 const LEAST_ROOM: usize = 16 * 1024;
 
+/// A framing says of whole frames that they are none.
+pub(super) const NOT_FOUND_AGAIN: FrameError =
+    FrameError::Malformed("the framing does not find a frame again");
+
 /// The read buffer of a worker: lent to the connection that reads, whole again when the payloads
 /// cut from it are dropped.
 #[derive(Debug, Default)]
@@ -83,38 +87,48 @@ impl Reader {
         self.frames.len() + self.buffer.capacity()
     }
 
-    /// The next frame, if it is one of a plain format and of those that were read last: as
-    /// [`next_frame`](Self::next_frame) returns it.
-    #[inline]
-    pub(crate) fn at_hand(&self, codec: &FrameCodec) -> Option<Found> {
-        let is_at_hand = self.next < self.frames.len() && codec.is_plain();
-        if is_at_hand { codec.plain_frame_at(&self.frames, self.next) } else { None }
-    }
-
     /// The next frame, if it has come whole; its payload is a place in [`frames`](Self::frames). It stays
     /// the next one until it is [passed](Self::pass).
-    #[inline]
+    #[cfg(feature = "ws")]
     pub(crate) fn next_frame(&mut self, codec: &FrameCodec) -> Result<Option<Found>, FrameError> {
-        if self.next == self.frames.len() {
-            self.forget_frames();
-            let whole = match &self.messages {
-                None => codec.whole_frames(&self.buffer)?,
-                Some(messages) => self.buffer.len() - messages.open,
-            };
-            if whole == 0 {
-                return Ok(None);
-            }
-            self.frames = self.buffer.split_to(whole).freeze();
-            self.completed = true;
+        if !self.gather(codec)? {
+            return Ok(None);
         }
-        let found = match codec.is_plain() {
-            true => self.at_hand(codec),
-            false => self.frame_of_framing(codec),
+        self.frame(codec).map(Some).ok_or(NOT_FOUND_AGAIN)
+    }
+
+    /// Whether there are whole frames, of those that were read last.
+    #[inline]
+    pub(crate) fn has_frames(&self) -> bool {
+        self.next < self.frames.len()
+    }
+
+    /// The same, of all that was read.
+    #[inline]
+    pub(crate) fn gather(&mut self, codec: &FrameCodec) -> Result<bool, FrameError> {
+        if self.has_frames() {
+            return Ok(true);
+        }
+        self.forget_frames();
+        let whole = match &self.messages {
+            None => codec.whole_frames(&self.buffer)?,
+            Some(messages) => self.buffer.len() - messages.open,
         };
-        match found {
-            Some(found) => Ok(Some(found)),
-            // A framing that says otherwise than before.
-            None => Err(FrameError::Malformed("the framing does not find a frame again")),
+        if whole == 0 {
+            return Ok(false);
+        }
+        self.frames = self.buffer.split_to(whole).freeze();
+        self.completed = true;
+        Ok(true)
+    }
+
+    /// The next of the whole frames that [there are](Self::has_frames); `None` if the framing says
+    /// otherwise than before.
+    #[inline]
+    pub(crate) fn frame(&mut self, codec: &FrameCodec) -> Option<Found> {
+        match codec.is_plain() {
+            true => codec.plain_frame_at(&self.frames, self.next),
+            false => self.frame_of_framing(codec),
         }
     }
 
@@ -149,8 +163,9 @@ impl Reader {
 
     /// Reads once. Ready with how many bytes came, 0 at the end of the stream.
     ///
-    /// The buffer grows with what has come, never with what a header announces.
-    #[inline]
+    /// The buffer grows with what has come, never with what a header announces. If the transport has
+    /// messages, [`note_messages`](Self::note_messages) is to follow.
+    #[inline(always)]
     pub(crate) fn poll_fill(
         &mut self,
         transport: &mut dyn Transport,
@@ -170,7 +185,11 @@ impl Reader {
             // Allocates only if payloads cut from this buffer are still in use.
             self.buffer.reserve(self.buffer.len().max(CHUNK));
         }
-        let filled = transport.poll_fill(&mut self.buffer, cx);
+        transport.poll_fill(&mut self.buffer, cx)
+    }
+
+    /// Takes over where messages end in what was read.
+    pub(crate) fn note_messages(&mut self, transport: &mut dyn Transport) {
         if let Some(Bounds { open, lens }) = transport.bounds() {
             let messages = self.messages.get_or_insert_default();
             messages.open = *open;
@@ -178,7 +197,6 @@ impl Reader {
             debug_assert!(messages.lens.is_empty());
             messages.lens = std::mem::take(lens);
         }
-        filled
     }
 
     /// Gives back what is not needed while nothing comes.
@@ -202,7 +220,11 @@ impl Reader {
         pool.give(std::mem::take(&mut self.buffer));
     }
 
+    #[inline]
     fn forget_frames(&mut self) {
+        if self.frames.is_empty() {
+            return;
+        }
         self.frames = Bytes::new();
         if let Some(Messages { lens, begin, .. }) = self.messages.as_deref_mut()
             && self.next > 0
@@ -248,6 +270,7 @@ mod tests {
             } else if reader.poll_fill(&mut filter, &pool, &mut cx).is_pending() {
                 break;
             }
+            reader.note_messages(&mut filter);
         }
         reader.rest(&pool);
         assert_eq!(handed_out, MESSAGES);

@@ -127,6 +127,10 @@ pub(crate) fn handing_out<R>(f: impl FnOnce() -> R) -> R {
 #[inline]
 pub(crate) fn release_buffers() {
     STOCK.with(|stock| {
+        // Mostly there is nothing: this is asked before each read.
+        if stock.bodies.borrow().last().is_none_or(|last| last.conn.is_none()) {
+            return;
+        }
         // Not borrowed meanwhile: with its last handle, a connection may drop what the application
         // gave it, messages among it.
         let mut bodies = stock.bodies.take();

@@ -76,7 +76,9 @@ fn read(
             Ok(None) => {}
             Err(error) => return Some(CloseReason::Protocol(error)),
         }
-        match reader.poll_fill(filter, pool, &mut cx) {
+        let filled = reader.poll_fill(filter, pool, &mut cx);
+        reader.note_messages(filter);
+        match filled {
             Poll::Pending => return None,
             Poll::Ready(Ok(1..)) => {}
             Poll::Ready(Ok(0)) => {
