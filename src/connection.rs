@@ -275,8 +275,9 @@ impl Connection {
     /// acknowledged, a peer that neither spoke nor was written to since the ending began is not waited
     /// for.
     fn poll_linger(&mut self, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let why = self.why();
         if !self.shut {
-            ready!(self.link.poll_end(&self.why(), cx));
+            ready!(self.link.poll_end(&why, cx));
             self.shut = true;
             self.link.read_away();
         }
@@ -295,7 +296,7 @@ impl Connection {
         }
         // For one that has closed its side first, or has said that it takes nothing more, nobody watches.
         let closed_first =
-            || matches!(self.why(), CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
+            || matches!(why, CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
         let is_done = || closed_first() || self.link.is_deaf() || self.link.is_acknowledged();
         if self.parted && (!self.link.taken.get() || is_done()) {
             self.confirmed = true;

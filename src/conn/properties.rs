@@ -46,9 +46,7 @@ impl Properties {
         state.ended = true;
         let values = state.values.take();
         drop(state);
-        for (_, value) in values.into_iter().flat_map(|values| *values) {
-            bury(value);
-        }
+        bury_all(values);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -60,7 +58,15 @@ impl Properties {
 impl Drop for Properties {
     /// Of a connection that never had an actor.
     fn drop(&mut self) {
-        self.end();
+        let state = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        bury_all(state.values.take());
+    }
+}
+
+fn bury_all(values: Option<Box<Values>>) {
+    let Some(values) = values else { return };
+    for (_, value) in *values {
+        bury(value);
     }
 }
 
