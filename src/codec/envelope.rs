@@ -115,7 +115,7 @@ impl Envelope {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn put_header(len: usize, masked: u8, mut dst: impl BufMut) {
     match len {
         0..=125 => dst.put_slice(&[FIN_BINARY, masked | len as u8]),
@@ -134,11 +134,12 @@ fn put_header(len: usize, masked: u8, mut dst: impl BufMut) {
 #[inline]
 pub(crate) fn mask(payload: &mut [u8], key: [u8; 4]) {
     let word = u32::from_ne_bytes(key);
-    let (words, rest) = payload.as_chunks_mut::<4>();
-    for bytes in words {
-        *bytes = (u32::from_ne_bytes(*bytes) ^ word).to_ne_bytes();
+    let pair = u64::from(word) << 32 | u64::from(word);
+    let (pairs, rest) = payload.as_chunks_mut::<8>();
+    for bytes in pairs {
+        *bytes = (u64::from_ne_bytes(*bytes) ^ pair).to_ne_bytes();
     }
-    for (byte, key) in rest.iter_mut().zip(key) {
+    for (byte, key) in rest.iter_mut().zip(pair.to_ne_bytes()) {
         *byte ^= key;
     }
 }

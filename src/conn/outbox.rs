@@ -60,7 +60,6 @@ impl Form<'_> {
     #[inline(never)]
     fn put_in(self, envelope: Envelope, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
         let len = HEADER_LEN + payload.len();
-        dst.reserve(envelope.header_len(len) + len);
         envelope.put(len, dst, |dst| self.put_bare(id, payload, dst));
     }
 

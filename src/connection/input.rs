@@ -224,8 +224,7 @@ impl Input {
         let shared = conn.shared();
         // A server that ends handles what it has received. A peer that leaves gets no more than one
         // that stays.
-        let is_metered =
-            self.meter.is_some() && (ending.is_none() || link.pulse.is_half_closed());
+        let is_metered = self.meter.is_some() && (ending.is_none() || link.pulse.is_half_closed());
         while self.reader.has_frames() {
             if shared.is_ending() && (ending.is_none() || conn.is_closed()) {
                 return Some(Progress::Waits);

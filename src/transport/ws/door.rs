@@ -77,6 +77,26 @@ pub(super) struct Door {
     overhead: Overhead,
 }
 
+/// The part of a buffer that is kept: what was kept so far grows at its end.
+struct Kept {
+    begin: usize,
+    end: usize,
+}
+
+impl Kept {
+    /// Keeps `n` bytes from `at` on, too.
+    #[inline]
+    fn add(&mut self, buffer: &mut [u8], at: usize, n: usize) {
+        if self.begin == self.end {
+            // While nothing is kept, the next gets to its place by a move of the beginning.
+            (self.begin, self.end) = (at, at);
+        } else if self.end < at {
+            buffer.copy_within(at..at + n, self.end);
+        }
+        self.end += n;
+    }
+}
+
 /// Whether a close frame was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
@@ -121,52 +141,70 @@ impl Door {
         if self.over.is_some() {
             self.read_away += come - from;
         }
-        // What is kept. While that is nothing, a payload gets to its place by a move of the beginning.
-        let (mut begin, mut end) = (0, from);
+        let mut kept = Kept { begin: 0, end: from };
         let mut at = from;
         while at < buffer.len() {
+            if let Some((header, len)) = self.whole_message(&buffer[at..]) {
+                let n = header.len as usize;
+                at += len;
+                if let Some(key) = header.key {
+                    mask(&mut buffer[at..at + n], key);
+                }
+                kept.add(buffer, at, n);
+                at += n;
+                self.bounds.open = n;
+                self.end_message(&buffer[kept.end - n..kept.end]);
+                continue;
+            }
             if self.left == 0 {
                 let Some(len) = self.take_header(&buffer[at..]) else { break };
                 at += len;
-            } else {
-                let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len() - at);
-                self.left -= n as u64;
-                self.part = self.part.saturating_add(n);
-                let payload = &mut buffer[at..at + n];
-                if let Some(key) = &mut self.frame.key {
-                    mask(payload, *key);
-                    key.rotate_left(n % 4);
-                }
-                if self.frame.is_control() {
-                    if self.frame.len <= MAX_CONTROL {
-                        self.control.extend_from_slice(payload);
-                    }
-                } else if let Some(text) = &mut self.text {
-                    if let Err(error) = text.follow(payload) {
-                        self.fail(error);
-                    }
-                } else if !self.away {
-                    if begin == end {
-                        (begin, end) = (at, at);
-                    } else if end < at {
-                        buffer.copy_within(at..at + n, end);
-                    }
-                    end += n;
-                    self.bounds.open += n;
-                }
-                at += n;
             }
+            let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len() - at);
+            self.left -= n as u64;
+            self.part = self.part.saturating_add(n);
+            let payload = &mut buffer[at..at + n];
+            if let Some(key) = &mut self.frame.key {
+                mask(payload, *key);
+                key.rotate_left(n % 4);
+            }
+            if self.frame.is_control() {
+                if self.frame.len <= MAX_CONTROL {
+                    self.control.extend_from_slice(payload);
+                }
+            } else if let Some(text) = &mut self.text {
+                if let Err(error) = text.follow(payload) {
+                    self.fail(error);
+                }
+            } else if !self.away {
+                kept.add(buffer, at, n);
+                self.bounds.open += n;
+            }
+            at += n;
             if self.left == 0 {
-                self.end_frame(&buffer[begin..end]);
+                self.end_frame(&buffer[kept.begin..kept.end]);
             }
         }
         if self.away {
             // Of a message that is not whole nothing is handed out.
-            end -= std::mem::take(&mut self.bounds.open);
+            kept.end -= std::mem::take(&mut self.bounds.open);
         }
-        buffer.truncate(end);
-        buffer.advance(begin);
+        buffer.truncate(kept.end);
+        buffer.advance(kept.begin);
         self.overhead.bytes += (come - buffer.len()) as u64;
+    }
+
+    /// The header at the front of `bytes`, and how long it is, if it begins a message of one frame that is
+    /// all there and in order, as most are: nothing need be remembered of that.
+    #[inline]
+    fn whole_message(&self, bytes: &[u8]) -> Option<(Header, usize)> {
+        if self.left > 0 || self.have > 0 || self.begun > 0 || self.away {
+            return None;
+        }
+        let (header, len) = Header::parse(bytes)?;
+        let is_whole = header.len <= (bytes.len() - len) as u64;
+        let is_binary = header.opcode == Opcode::Binary && header.fin;
+        (is_binary && is_whole && self.check(&header).is_ok()).then_some((header, len))
     }
 
     /// Takes a header off the front of `bytes`, of which a part may have come before. Returns how many
@@ -211,6 +249,7 @@ impl Door {
     }
 
     /// Whether a frame may have this header, here.
+    #[inline]
     fn check(&self, header: &Header) -> Result<(), FrameError> {
         let broken = |why| Err(FrameError::WebSocket(why));
         let in_message = self.begun > 0;
@@ -270,7 +309,7 @@ impl Door {
     }
 
     /// A message is one frame, no less and no more.
-    #[inline]
+    #[inline(always)]
     fn end_message(&mut self, message: &[u8]) {
         let have = message.len();
         match self.codec.find(message) {
