@@ -1,6 +1,9 @@
-//! How long a task works before the other tasks of its thread get their turn.
+//! How long a task works, or all that strangers cause, before the other tasks of the thread get their turn.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
 
 /// A turn ends after this many messages, or after this long.
 const MESSAGES: u32 = 1024;
@@ -66,9 +69,69 @@ impl Turn {
     }
 }
 
+/// Work for strangers may take so much time before the thread's other tasks have their turn. A signature
+/// takes more, a connection that is served a fraction.
+const SHARE: Duration = Duration::from_micros(100);
+
+/// What work of one kind has taken since the thread's other tasks had their turn.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    spent: Cell<Duration>,
+    /// When the last piece of work ended.
+    last: Cell<Option<Instant>>,
+}
+
+impl Share {
+    /// Counts a piece of work that began then and ends now. True if the others' turn has come.
+    pub(crate) fn spend(&self, began: Instant) -> bool {
+        let now = Instant::now();
+        // Between pieces that are so far apart the others had their turn, or there was nothing to do.
+        let is_next = self.last.get().is_some_and(|last| began.duration_since(last) < SHARE);
+        let before = if is_next { self.spent.get() } else { Duration::ZERO };
+        let spent = before + now.duration_since(began);
+        self.last.set(Some(now));
+        self.spent.set(if spent < SHARE { spent } else { Duration::ZERO });
+        spent >= SHARE
+    }
+}
+
+/// Done when the tasks had their turn that are ready now, or that sockets have made ready by then. Cancel
+/// safe.
+///
+/// tokio wakes a task that has yielded after it has looked at the sockets, behind the tasks that it finds ready
+/// by that.
+///
+/// A task that something else may wake meanwhile has another one wait for it.
+pub(crate) async fn others() {
+    yield_now().await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_others_turn_comes_when_pieces_of_work_have_taken_long_enough_together() {
+        let share = Share::default();
+        let pieces = (1..=1000).find(|_| {
+            let began = Instant::now();
+            std::thread::sleep(SHARE / 4);
+            share.spend(began)
+        });
+        assert!(pieces.is_some(), "a turn without end");
+    }
+
+    #[test]
+    fn pieces_of_work_that_are_far_apart_are_not_added_up() {
+        let share = Share::default();
+        let last = Instant::now();
+        share.last.set(Some(last));
+        share.spent.set(SHARE);
+        std::thread::sleep(SHARE);
+        let began = Instant::now();
+        let _ = share.spend(began);
+        assert!(share.spent.get() < SHARE, "{share:?}");
+    }
 
     #[test]
     fn a_turn_of_slow_messages_ends_by_time_and_one_of_fast_messages_by_number() {
