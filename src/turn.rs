@@ -73,6 +73,10 @@ impl Turn {
 /// takes more, a connection that is served a fraction.
 const SHARE: Duration = Duration::from_micros(100);
 
+/// Pieces of such work that are so far apart are not added up: meanwhile the others had their turn, or there was
+/// nothing to do.
+const APART: Duration = Duration::from_millis(1);
+
 /// What work of one kind has taken since the thread's other tasks had their turn.
 #[derive(Debug, Default)]
 pub(crate) struct Share {
@@ -84,14 +88,17 @@ pub(crate) struct Share {
 impl Share {
     /// Counts a piece of work that began then and ends now. True if the others' turn has come.
     pub(crate) fn spend(&self, began: Instant) -> bool {
-        let now = Instant::now();
-        // Between pieces that are so far apart the others had their turn, or there was nothing to do.
-        let is_next = self.last.get().is_some_and(|last| began.duration_since(last) < SHARE);
+        self.count(began, Instant::now())
+    }
+
+    fn count(&self, began: Instant, ended: Instant) -> bool {
+        let is_next = self.last.get().is_some_and(|last| began.duration_since(last) < APART);
         let before = if is_next { self.spent.get() } else { Duration::ZERO };
-        let spent = before + now.duration_since(began);
-        self.last.set(Some(now));
-        self.spent.set(if spent < SHARE { spent } else { Duration::ZERO });
-        spent >= SHARE
+        let spent = before + ended.duration_since(began);
+        let is_over = spent >= SHARE;
+        self.last.set(Some(ended));
+        self.spent.set(if is_over { Duration::ZERO } else { spent });
+        is_over
     }
 }
 
@@ -99,9 +106,7 @@ impl Share {
 /// safe.
 ///
 /// tokio wakes a task that has yielded after it has looked at the sockets, behind the tasks that it finds ready
-/// by that.
-///
-/// A task that something else may wake meanwhile has another one wait for it.
+/// by that. A task that something else may wake meanwhile has another one await this.
 pub(crate) async fn others() {
     yield_now().await;
 }
@@ -111,26 +116,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_others_turn_comes_when_pieces_of_work_have_taken_long_enough_together() {
-        let share = Share::default();
-        let pieces = (1..=1000).find(|_| {
-            let began = Instant::now();
-            std::thread::sleep(SHARE / 4);
-            share.spend(began)
-        });
-        assert!(pieces.is_some(), "a turn without end");
+    fn pieces_of_work_that_follow_each_other_are_added_up_until_the_others_turn_comes() {
+        let (share, start) = (Share::default(), Instant::now());
+        let pieces: Vec<_> = (0..8).map(|n| start + SHARE / 4 * n).collect();
+        let turns: Vec<_> = pieces.iter().map(|at| share.count(*at, *at + SHARE / 4)).collect();
+        assert_eq!(turns, [false, false, false, true, false, false, false, true]);
     }
 
     #[test]
     fn pieces_of_work_that_are_far_apart_are_not_added_up() {
-        let share = Share::default();
-        let last = Instant::now();
-        share.last.set(Some(last));
-        share.spent.set(SHARE);
-        std::thread::sleep(SHARE);
-        let began = Instant::now();
-        let _ = share.spend(began);
-        assert!(share.spent.get() < SHARE, "{share:?}");
+        let (share, start) = (Share::default(), Instant::now());
+        let mut at = (0..100).map(|n| start + (APART + SHARE) * n);
+        assert!(at.all(|at| !share.count(at, at + SHARE / 2)));
     }
 
     #[test]
