@@ -33,7 +33,7 @@ const FANOUT_RUN: usize = 256;
 
 /// How many sockets that were accepted a worker takes in one turn at least, however slow the machine is: a
 /// pause between two of them costs about a tenth of what one does.
-const LEAST_ACCEPTED: u32 = 8;
+const LEAST_ACCEPTED: u32 = 16;
 
 /// How long a worker may take to end when all its connections have.
 const JOIN_DEADLINE: Duration = Duration::from_secs(1);
