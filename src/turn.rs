@@ -1,6 +1,9 @@
-//! How long a task works before the other tasks of its thread get their turn.
+//! How long a task works, or all that strangers cause, before the other tasks of the thread get their turn.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
 
 /// A turn ends after this many messages, or after this long.
 const MESSAGES: u32 = 1024;
@@ -66,9 +69,84 @@ impl Turn {
     }
 }
 
+/// Work for strangers may take so much time before the thread's other tasks have their turn. A signature
+/// takes more, a connection that is served a fraction.
+const SHARE: Duration = Duration::from_micros(100);
+
+/// Pieces of such work that are so far apart are not added up: meanwhile the others had their turn, or there was
+/// nothing to do.
+const APART: Duration = Duration::from_millis(1);
+
+/// What work of one kind has taken since the thread's other tasks had their turn.
+#[derive(Debug, Default)]
+pub(crate) struct Share {
+    spent: Cell<Duration>,
+    /// How many pieces that were.
+    pieces: Cell<u32>,
+    /// So many a turn has at least.
+    least: u32,
+    /// When the last piece of work ended.
+    last: Cell<Option<Instant>>,
+}
+
+impl Share {
+    /// Of pieces that are small: a pause costs as much as a part of one.
+    pub(crate) fn of_at_least(least: u32) -> Self {
+        Self { least, ..Self::default() }
+    }
+
+    /// Counts a piece of work that began then and ends now. True if the others' turn has come.
+    pub(crate) fn spend(&self, began: Instant) -> bool {
+        self.count(began, Instant::now())
+    }
+
+    fn count(&self, began: Instant, ended: Instant) -> bool {
+        let is_next = self.last.get().is_some_and(|last| began.duration_since(last) < APART);
+        let (spent, pieces) =
+            if is_next { (self.spent.get(), self.pieces.get()) } else { (Duration::ZERO, 0) };
+        let (spent, pieces) = (spent + ended.duration_since(began), pieces + 1);
+        let is_over = spent >= SHARE && pieces >= self.least;
+        self.last.set(Some(ended));
+        self.spent.set(if is_over { Duration::ZERO } else { spent });
+        self.pieces.set(if is_over { 0 } else { pieces });
+        is_over
+    }
+}
+
+/// Done when the tasks had their turn that are ready now, or that sockets have made ready by then. Cancel
+/// safe.
+///
+/// tokio wakes a task that has yielded after it has looked at the sockets, behind the tasks that it finds ready
+/// by that. A task that something else may wake meanwhile has another one await this.
+pub(crate) async fn others() {
+    yield_now().await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_of_work_that_follow_each_other_are_added_up_until_the_others_turn_comes() {
+        let (share, start) = (Share::default(), Instant::now());
+        let pieces: Vec<_> = (0..8).map(|n| start + SHARE / 4 * n).collect();
+        let turns: Vec<_> = pieces.iter().map(|at| share.count(*at, *at + SHARE / 4)).collect();
+        assert_eq!(turns, [false, false, false, true, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_turn_of_small_pieces_has_so_many_of_them_at_least() {
+        let (share, at) = (Share::of_at_least(3), Instant::now());
+        let turns: Vec<_> = (0..6).map(|_| share.count(at, at + SHARE)).collect();
+        assert_eq!(turns, [false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn pieces_of_work_that_are_far_apart_are_not_added_up() {
+        let (share, start) = (Share::default(), Instant::now());
+        let mut at = (0..100).map(|n| start + (APART + SHARE) * n);
+        assert!(at.all(|at| !share.count(at, at + SHARE / 2)));
+    }
 
     #[test]
     fn a_turn_of_slow_messages_ends_by_time_and_one_of_fast_messages_by_number() {

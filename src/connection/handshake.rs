@@ -75,7 +75,15 @@ pub(crate) fn shake_hands(
             conn.close(CloseReason::Handshake(failed.why));
             told = failed.told;
         }
-        Connection::start_on(local, conn, transport, registration);
+        let ends = transport.is_none();
+        let of = Rc::clone(&local);
+        let start = || Connection::start_on(of, conn, transport, registration);
+        if ends {
+            // Hundreds may be given up at once, by their peers or by the clock.
+            Box::pin(local.stillborn.step(start)).await;
+        } else {
+            start();
+        }
         drop(living);
         // The place is another's by now.
         if let Some(told) = told

@@ -33,6 +33,9 @@ pub(crate) struct Local {
     pub(crate) acknowledged: Acknowledged,
     /// What the handshakes of the worker pass.
     pub(crate) turnstile: Turnstile,
+    /// What the ends of connections pass that never came to be. A turnstile of their own, so that they do
+    /// not hold their places in the manager's table while others shake hands.
+    pub(super) stillborn: Turnstile,
     /// The time, in ticks of [`watch`](super::watch).
     now: Cell<u32>,
     /// What finer times are counted from.
@@ -50,6 +53,7 @@ impl Local {
             lives,
             acknowledged,
             turnstile: Turnstile::default(),
+            stillborn: Turnstile::default(),
             now: Cell::new(0),
             began: Instant::now(),
         }

@@ -81,8 +81,7 @@ impl Refusal {
         if frame.is_none() && !stack.refuses() {
             return None;
         }
-        // Taken here and not by the worker, so that it bounds what waits in the worker's mailbox, too: that is
-        // worked through without a turn for anybody else.
+        // Taken here and not by the worker, so that it bounds what waits in the worker's mailbox, too.
         let Ok(permit) = Arc::clone(&limits.lingering).try_acquire_owned() else {
             if let Some(frame) = frame
                 && stack.is_bare()

@@ -6,9 +6,10 @@ use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant as WallClock};
 
-use actix::{Actor, Addr, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
 use actix_rt::Arbiter;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
@@ -25,9 +26,14 @@ use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain, Stack, TcpOptions};
+use crate::turn::{Share, others};
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
+
+/// How many sockets that were accepted a worker takes in one turn at least, however slow the machine is: a
+/// pause between two of them costs about a tenth of what one does.
+const LEAST_ACCEPTED: u32 = 16;
 
 /// How long a worker may take to end when all its connections have.
 const JOIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,6 +59,8 @@ pub(crate) struct Worker {
     surroundings: Surroundings,
     /// Held by the broadcast that is under way, so that all connections see the same order.
     fanout: Rc<Mutex<()>>,
+    /// What sockets that were accepted have taken since the others had their turn.
+    accepted: Share,
 }
 
 thread_local! {
@@ -83,10 +91,25 @@ impl Actor for Worker {
     }
 }
 
-impl Handler<Serve> for Worker {
-    type Result = ();
+impl Worker {
+    fn new(local: Rc<Local>, tcp: TcpOptions, surroundings: Surroundings) -> Self {
+        let accepted = Share::of_at_least(LEAST_ACCEPTED);
+        Self { local, tcp, surroundings, fanout: Rc::default(), accepted }
+    }
 
-    fn handle(&mut self, msg: Serve, _: &mut Context<Self>) {
+    /// Does what a socket needs that was accepted. In a storm of them, those that wait in the mailbox go on
+    /// when the others had their turn.
+    fn take(&mut self, ctx: &mut Context<Self>, work: impl FnOnce(&Self)) {
+        let began = WallClock::now();
+        work(self);
+        if self.accepted.spend(began) {
+            // New messages wake the worker's own task.
+            let others = actix_rt::spawn(others());
+            ctx.wait(wrap_future(others).map(|_, _, _| ()));
+        }
+    }
+
+    fn serve(&self, msg: Serve) {
         let Serve { conn, stream, stack, began, slot, registration } = msg;
         let local = Rc::clone(&self.local);
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
@@ -106,11 +129,19 @@ impl Handler<Serve> for Worker {
     }
 }
 
+impl Handler<Serve> for Worker {
+    type Result = ();
+
+    fn handle(&mut self, serve: Serve, ctx: &mut Context<Self>) {
+        self.take(ctx, |this| this.serve(serve));
+    }
+}
+
 impl Handler<TurnAway> for Worker {
     type Result = ();
 
-    fn handle(&mut self, turn_away: TurnAway, _: &mut Context<Self>) {
-        turn_away.tell(Rc::clone(&self.local));
+    fn handle(&mut self, turn_away: TurnAway, ctx: &mut Context<Self>) {
+        self.take(ctx, |this| turn_away.tell(Rc::clone(&this.local)));
     }
 }
 
@@ -247,7 +278,7 @@ impl Workers {
                 if let Some(deadline) = limits.patience.handler {
                     vitals.show(deadline);
                 }
-                Worker { local, tcp, surroundings, fanout: Rc::default() }
+                Worker::new(local, tcp, surroundings)
             });
             workers.seats.push(Seat { arbiter, addr, load: Arc::default(), watched, ended: false });
         }
@@ -373,3 +404,6 @@ impl Placement {
         alive.min_by_key(|place| place.load.load(Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests;

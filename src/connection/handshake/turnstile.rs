@@ -8,14 +8,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::yield_now;
 use tokio::time::{Instant as Clock, timeout};
 
 use crate::conn::{Intake, PAUSE};
-
-/// Steps may take so much time together before the thread's other tasks have their turn. A signature
-/// takes more, a step that finds nothing to read much less.
-const TURN: Duration = Duration::from_micros(100);
+use crate::turn::{Share, others};
 
 /// What the handshakes of one worker pass, a step at a time and in the order in which they come.
 ///
@@ -27,7 +23,7 @@ const TURN: Duration = Duration::from_micros(100);
 pub(crate) struct Turnstile {
     turn: Arc<Semaphore>,
     /// What the steps have taken since the others had their turn.
-    spent: Cell<Duration>,
+    share: Share,
 }
 
 /// How long a handshake has waited for its peer.
@@ -39,7 +35,7 @@ pub(crate) struct Waits {
 
 impl Default for Turnstile {
     fn default() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), spent: Cell::default() }
+        Self { turn: Arc::new(Semaphore::new(1)), share: Share::default() }
     }
 }
 
@@ -54,11 +50,10 @@ impl Turnstile {
     ) -> T {
         let mut handshake = pin!(handshake);
         loop {
-            // The semaphore is never closed.
-            let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
+            let turn = self.turn().await;
             let began = Instant::now();
             let step = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-            self.end(turn, began.elapsed());
+            self.end(turn, began);
             if let Poll::Ready(done) = step {
                 return done;
             }
@@ -72,21 +67,30 @@ impl Turnstile {
         }
     }
 
-    /// Lets the next one take its turn: at once, or when the others had theirs.
-    fn end(&self, turn: Option<OwnedSemaphorePermit>, took: Duration) {
-        let spent = self.spent.get() + took;
-        if spent < TURN {
-            self.spent.set(spent);
-            return;
+    /// Does what takes a single step, in turn. Cancel safe.
+    pub(crate) async fn step<T>(&self, step: impl FnOnce() -> T) -> T {
+        let turn = self.turn().await;
+        let began = Instant::now();
+        let done = step();
+        self.end(turn, began);
+        done
+    }
+
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        Arc::clone(&self.turn).acquire_owned().await.ok()
+    }
+
+    /// Ends a turn that began then, and lets the next one take its turn: at once, or when the others had
+    /// theirs.
+    fn end(&self, turn: Option<OwnedSemaphorePermit>, began: Instant) {
+        if self.share.spend(began) {
+            // A task of its own: this one goes on.
+            actix_rt::spawn(async move {
+                others().await;
+                drop(turn);
+            });
         }
-        self.spent.set(Duration::ZERO);
-        // A task of its own, which nothing else wakes: this one is woken by its peer, too.
-        actix_rt::spawn(async move {
-            // The runtime wakes who yields after it has looked at the sockets, behind the tasks that it
-            // finds ready by that.
-            yield_now().await;
-            drop(turn);
-        });
     }
 }
 
@@ -120,6 +124,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::yield_now;
 
     use super::*;
 
@@ -147,7 +152,7 @@ mod tests {
             let (turnstile, order) = (Rc::clone(&turnstile), Rc::clone(&order));
             strangers.push(actix_rt::spawn(async move {
                 let expensive = async {
-                    std::thread::sleep(2 * TURN);
+                    std::thread::sleep(Duration::from_micros(200));
                     // As a message comes that somebody has sent meanwhile.
                     std::io::Write::write_all(&mut &near, &[1]).unwrap();
                     order.borrow_mut().push((step, "done"));
