@@ -267,10 +267,13 @@ mod tests {
             if let Some(found) = reader.next_frame(&codec).unwrap() {
                 reader.pass(found.len);
                 handed_out += 1;
-            } else if reader.poll_fill(&mut filter, &pool, &mut cx).is_pending() {
+                continue;
+            }
+            let filled = reader.poll_fill(&mut filter, &pool, &mut cx);
+            reader.note_messages(&mut filter);
+            if filled.is_pending() {
                 break;
             }
-            reader.note_messages(&mut filter);
         }
         reader.rest(&pool);
         assert_eq!(handed_out, MESSAGES);
