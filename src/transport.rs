@@ -214,25 +214,20 @@ pub(crate) type Boxed = Box<dyn Transport>;
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
+/// A peer's connection, or why it is not admitted.
+pub(crate) type Peer<'a> = Result<&'a Conn, &'a AddError>;
+
 /// A handshake, and what it puts between the peer and the frames. It may read by a buffer of the worker's.
 pub(crate) trait Layer: Send + Sync + 'static {
-    /// Shakes hands with the peer of an admitted connection. It is dropped when the connection ends, or
-    /// the deadline has passed.
-    fn accept<'a>(
+    /// Shakes hands with a peer. One that is not admitted is told so, if the layer has words for that; else the
+    /// handshake is what has to be done before a frame can say it. It is dropped when the connection ends, or the
+    /// deadline has passed.
+    fn shake_hands<'a>(
         &'a self,
         below: Boxed,
-        conn: &'a Conn,
+        peer: Peer<'a>,
         pool: &'a ReadPool,
     ) -> Local<'a, Result<Boxed, Failed>>;
-
-    /// Tells a peer that it is not admitted, or does what has to be done before it can be told so in a
-    /// frame.
-    fn refuse<'a>(
-        &'a self,
-        below: Boxed,
-        why: &'a AddError,
-        pool: &'a ReadPool,
-    ) -> Local<'a, Refused>;
 
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
@@ -257,17 +252,6 @@ impl<E: Into<HandshakeError>> From<E> for Failed {
     fn from(why: E) -> Self {
         Self { why: why.into(), told: None }
     }
-}
-
-/// A peer that is not admitted.
-#[allow(dead_code, reason = "which of these there are is the layers' choice")]
-pub(crate) enum Refused {
-    /// It is not told yet.
-    NotYet(Boxed),
-    /// It is told.
-    Told(Boxed),
-    /// It is gone.
-    Gone,
 }
 
 /// The layers of a listener, from the socket up.
@@ -295,17 +279,19 @@ impl Stack {
     }
 
     /// Shakes hands, layer by layer.
-    pub(crate) async fn accept(
+    pub(crate) async fn shake_hands(
         &self,
         socket: TcpStream,
         intake: Option<Rc<Intake>>,
-        conn: &Conn,
+        peer: Peer<'_>,
         pool: &ReadPool,
     ) -> Result<Boxed, Failed> {
-        listen(&socket, conn).await?;
+        if let Ok(conn) = peer {
+            listen(&socket, conn).await?;
+        }
         let mut transport = Box::new(Plain::bounded(socket, intake.clone())) as Boxed;
         for layer in &*self.0 {
-            transport = layer.accept(transport, conn, pool).await?;
+            transport = layer.shake_hands(transport, peer, pool).await?;
             if let Some(intake) = &intake {
                 // The layer has made use of what came.
                 intake.hold(0);
@@ -314,7 +300,7 @@ impl Stack {
         Ok(transport)
     }
 
-    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it. Answers where
+    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it. Returns where
     /// it has yet to hear it.
     pub(crate) async fn refuse(
         &self,
@@ -324,14 +310,10 @@ impl Stack {
         frame: Option<&[u8]>,
         pool: &ReadPool,
     ) -> Option<Boxed> {
-        let mut transport = Box::new(Plain::bounded(socket, intake)) as Boxed;
-        for layer in &*self.0 {
-            transport = match layer.refuse(transport, why, pool).await {
-                Refused::NotYet(transport) => transport,
-                Refused::Told(transport) => return Some(transport),
-                Refused::Gone => return None,
-            };
-        }
+        let mut transport = match self.shake_hands(socket, intake, Err(why), pool).await {
+            Ok(transport) => transport,
+            Err(failed) => return failed.told,
+        };
         transport.write_all(frame?).await.ok()?;
         transport.flush().await.ok()?;
         Some(transport)

@@ -18,9 +18,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ServerConnection;
 use rustls::{AlertDescription, ClientConfig, Error as RustlsError, HandshakeKind};
 
-use super::{Boxed, Failed, Layer, Local, Refused};
-use crate::conn::{Conn, HandshakeError};
-use crate::conn_manager::AddError;
+use super::{Boxed, Failed, Layer, Local, Peer};
+use crate::conn::HandshakeError;
 use crate::connection::ReadPool;
 use crate::settings::Settings;
 use encrypted::Encrypted;
@@ -130,28 +129,19 @@ impl ServerTls {
 }
 
 impl Layer for ServerTls {
-    fn accept<'a>(
+    fn shake_hands<'a>(
         &'a self,
         below: Boxed,
-        conn: &'a Conn,
+        peer: Peer<'a>,
         _: &'a ReadPool,
     ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
-            if let Some(shown) = encrypted.session().peer_certificates() {
+            if let (Ok(conn), Some(shown)) = (peer, encrypted.session().peer_certificates()) {
                 let shown = shown.iter().map(|shown| shown.clone().into_owned()).collect();
                 conn.set_property(PeerCertificates(shown));
             }
             Ok(encrypted as Boxed)
-        })
-    }
-
-    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError, _: &'a ReadPool) -> Local<'a, Refused> {
-        Box::pin(async move {
-            match self.encrypt(below).await {
-                Ok(encrypted) => Refused::NotYet(encrypted),
-                Err(_) => Refused::Gone,
-            }
         })
     }
 
