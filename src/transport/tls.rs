@@ -55,7 +55,8 @@ impl PeerCertificates {
 
 /// The server's side, with certificates that can be changed.
 pub(crate) struct ServerTls {
-    files: Files,
+    /// What is read.
+    pub(crate) files: Files,
     provider: Arc<CryptoProvider>,
     /// How many times the files were begun to be read.
     begun: AtomicU64,
@@ -86,11 +87,6 @@ impl ServerTls {
         })
     }
 
-    /// The files that are read.
-    pub(crate) fn files(&self) -> &Files {
-        &self.files
-    }
-
     /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
@@ -111,7 +107,7 @@ impl ServerTls {
     async fn encrypt(&self, below: Boxed) -> Result<Box<Encrypted>, HandshakeError> {
         let loaded = self.in_use();
         let session = ServerConnection::new(Arc::clone(&loaded.config));
-        let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+        let session = session.map_err(|error| because(&error))?;
         let encrypted = Encrypted::shake_hands(below, session).await.map_err(failed)?;
         let session = encrypted.session();
         // A ticket has the client's certificates, and rustls takes them as they were. Each session that is
@@ -122,7 +118,7 @@ impl ServerTls {
         {
             let now = loaded.config.time_provider.current_time().unwrap_or_else(UnixTime::now);
             let verified = clients.verifier.verify_client_cert(leaf, rest, now);
-            verified.map_err(|error| HandshakeError::Certificate(error.to_string()))?;
+            verified.map_err(|error| because(&error))?;
         }
         Ok(encrypted)
     }
@@ -153,32 +149,32 @@ impl Layer for ServerTls {
 /// Shakes hands with the server of this name.
 pub(crate) async fn connect(
     config: &Arc<ClientConfig>,
-    server_name: &str,
+    server_name: ServerName<'static>,
     below: Boxed,
 ) -> Result<Boxed, HandshakeError> {
-    let name = ServerName::try_from(server_name.to_owned());
-    let name = name.map_err(|error| HandshakeError::Tls(error.to_string()))?;
-    let session = ClientConnection::new(Arc::clone(config), name);
-    let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+    let session = ClientConnection::new(Arc::clone(config), server_name);
+    let session = session.map_err(|error| because(&error))?;
     Ok(Encrypted::shake_hands(below, session).await.map_err(failed)?)
 }
 
 /// Why a handshake failed.
 pub(crate) fn failed(error: io::Error) -> HandshakeError {
     match rustls_error(&error) {
-        Some(why) if is_about_certificates(why) => HandshakeError::Certificate(why.to_string()),
-        Some(why) => HandshakeError::Tls(why.to_string()),
+        Some(why) => because(why),
         None => error.into(),
     }
 }
 
-fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
-    error.get_ref()?.downcast_ref()
+fn because(why: &RustlsError) -> HandshakeError {
+    let kind = match is_about_certificates(why) {
+        true => HandshakeError::Certificate,
+        false => HandshakeError::Tls,
+    };
+    kind(why.to_string())
 }
 
-/// Whether what the peer sent makes no sense, and not the peer says so of what it got.
-fn is_about_records(error: &RustlsError) -> bool {
-    !matches!(error, RustlsError::AlertReceived(_))
+fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Whether a side does not trust the other's certificate, or the peer says so.
