@@ -4,49 +4,6 @@
 //! another by a handshake: TLS and WebSocket are layers, and a listener has a stack of them, none for
 //! plain TCP. Nothing but [`Layers`] knows one from another.
 
-/// What is written to this type goes to a field of it as it is.
-macro_rules! writes_through {
-    ($type:ty, $field:tt $(, $of:ident)?) => {
-        impl$(<$of: tokio::io::AsyncWrite + Unpin>)? tokio::io::AsyncWrite for $type {
-            fn poll_write(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &[u8],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$field).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                bufs: &[std::io::IoSlice<'_>],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$field).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.$field.is_write_vectored()
-            }
-
-            fn poll_flush(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$field).poll_flush(cx)
-            }
-
-            fn poll_shutdown(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$field).poll_shutdown(cx)
-            }
-        }
-    };
-}
-
-pub(crate) use writes_through;
-
 mod layers;
 mod tcp;
 #[cfg(feature = "tls")]
@@ -83,7 +40,7 @@ pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 /// the input if the reason is one of the peer's; every other error is the socket's.
 ///
 /// The drop of a transport closes it.
-pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
+pub(crate) trait Transport: Unpin + 'static {
     /// Reads once, behind what `buffer` has, into the room that the caller has made there. Ready with how
     /// many bytes came, 0 at the end of the input. Some of them, or all, may be the transport's own, and not
     /// be in the buffer.
@@ -91,6 +48,9 @@ pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
     /// Until a message is whole, what the buffer has of it must stay at its end.
     fn poll_fill(&mut self, buffer: &mut BytesMut, cx: &mut Context<'_>)
     -> Poll<io::Result<usize>>;
+
+    /// What takes the bytes that are to be sent. Nothing else does.
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin);
 
     /// Where messages end in what was read; `None` if the transport has no messages, and frames have to
     /// be found.
@@ -114,8 +74,8 @@ pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
     }
 
     /// Ends the writing side.
-    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.as_mut().poll_shutdown(cx)
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.writer()).poll_shutdown(cx)
     }
 
     /// Whether peers answer the end of the writing side, so that it is worth while to wait for that.
@@ -314,8 +274,7 @@ impl Stack {
             Ok(transport) => transport,
             Err(failed) => return failed.told,
         };
-        transport.write_all(frame?).await.ok()?;
-        transport.flush().await.ok()?;
+        send(&mut transport, frame?).await.ok()?;
         Some(transport)
     }
 }
@@ -376,11 +335,12 @@ pub(crate) async fn part(mut transport: Boxed) {
         intake.discard();
     }
     let heard = async {
-        transport.shutdown().await?;
+        transport.writer().shutdown().await?;
         let (mut heard, mut away) = (0, BytesMut::new());
         while heard < READ_AWAY {
             away.clear();
-            heard += match fill(&mut transport, &mut away).await? {
+            away.reserve(1024);
+            heard += match poll_fn(|cx| transport.poll_fill(&mut away, cx)).await? {
                 0 => break,
                 n => n,
             };
@@ -391,10 +351,10 @@ pub(crate) async fn part(mut transport: Boxed) {
     let _ = timeout(LINGER, heard).await;
 }
 
-/// Reads once, with room for a kilobyte at least.
-pub(crate) async fn fill(transport: &mut Boxed, buffer: &mut BytesMut) -> io::Result<usize> {
-    buffer.reserve(1024);
-    poll_fn(|cx| transport.poll_fill(buffer, cx)).await
+/// Sends bytes, and sees them written.
+pub(crate) async fn send(transport: &mut Boxed, bytes: &[u8]) -> io::Result<()> {
+    transport.writer().write_all(bytes).await?;
+    transport.writer().flush().await
 }
 
 impl fmt::Debug for Stack {
@@ -430,6 +390,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
         poll_read_buf(Pin::new(self), cx, buffer)
     }
 
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        &mut self.stream
+    }
+
     fn socket(&self) -> Option<&TcpStream> {
         (&self.stream as &dyn Any).downcast_ref()
     }
@@ -452,5 +416,3 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         }
     }
 }
-
-writes_through!(Plain<S>, stream, S);

@@ -11,10 +11,9 @@ mod utf8;
 
 use std::io;
 
-use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::handshake::server::write_response;
 
-use super::{Boxed, Failed, Layer, Local, Peer, PeerSide, gone};
+use super::{Boxed, Failed, Layer, Local, Peer, PeerSide, gone, send};
 use crate::codec::FrameCodec;
 use crate::codec::envelope::Envelope;
 use crate::conn::HandshakeError;
@@ -63,8 +62,7 @@ impl ServerWs {
             Ok(good) => write_response(&mut response, good).map_err(io::Error::other)?,
             Err(rejected) => response = rejected.response(),
         }
-        below.write_all(&response).await?;
-        below.flush().await?;
+        send(&mut below, &response).await?;
         if let Err(rejected) = judged {
             return Err(Failed { why: rejected.into(), told: Some(below) });
         }

@@ -169,7 +169,7 @@ impl Encrypted {
     /// Writes the records that there are. Ready when the transport below has all of them.
     fn poll_flush_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.session.wants_write() {
-            let mut below = Below { below: &mut self.below, cx };
+            let mut below = Below { writer: self.below.writer(), cx };
             match self.session.write_tls(&mut below) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => self.passed.to_socket += n as u64,
@@ -209,6 +209,10 @@ impl Transport for Encrypted {
                 }
             })),
         }
+    }
+
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        self
     }
 
     fn read_away(&mut self) {
@@ -271,14 +275,14 @@ impl AsyncWrite for Encrypted {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush_records(cx))?;
-        Pin::new(&mut self.below).poll_flush(cx)
+        Pin::new(self.below.writer()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Sent once, however often this is called.
         self.session.send_close_notify();
         ready!(self.poll_flush_records(cx))?;
-        match ready!(Pin::new(&mut self.below).poll_shutdown(cx)) {
+        match ready!(Pin::new(self.below.writer()).poll_shutdown(cx)) {
             // The peer has reset the connection: there is nothing left to shut down.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             shut => Poll::Ready(shut),
@@ -288,7 +292,7 @@ impl AsyncWrite for Encrypted {
 
 /// What rustls writes to: its "not now" is an error.
 struct Below<'a, 'b> {
-    below: &'a mut Boxed,
+    writer: &'a mut (dyn AsyncWrite + Unpin),
     cx: &'a mut Context<'b>,
 }
 
@@ -298,7 +302,7 @@ impl Write for Below<'_, '_> {
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match Pin::new(&mut *self.below).poll_write_vectored(self.cx, bufs) {
+        match Pin::new(&mut *self.writer).poll_write_vectored(self.cx, bufs) {
             Poll::Ready(wrote) => wrote,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }

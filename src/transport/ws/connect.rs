@@ -4,7 +4,6 @@ use std::io::Cursor;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Uri};
-use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::HandshakeError as Handshake;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
@@ -22,7 +21,7 @@ use crate::conn::HandshakeError;
 use crate::connection::ReadPool;
 use crate::endpoint::Endpoint;
 use crate::event::push_escaped;
-use crate::transport::Boxed;
+use crate::transport::{Boxed, send};
 
 /// How much of a server's refusal is kept.
 const MAX_WHY: usize = 200;
@@ -39,8 +38,7 @@ pub(crate) async fn connect(
     let failed = |why: String| HandshakeError::WebSocket(printable(&why));
     let sent = generate_request(request.clone());
     let (sent, _) = sent.map_err(|error| failed(error.to_string()))?;
-    below.write_all(&sent).await?;
-    below.flush().await?;
+    send(&mut below, &sent).await?;
     let Head { parsed: head, rest, .. } =
         read_head(&mut below, &ReadPool::default(), head_of_response).await?;
     // The library checks the response. It shakes hands in memory, where it writes the request over itself, and
