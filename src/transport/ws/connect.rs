@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
+use http::Request;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Request, Uri};
 use tokio_tungstenite::tungstenite::HandshakeError as Handshake;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
@@ -81,9 +81,7 @@ pub(crate) fn request(
 ) -> Result<Request<()>, String> {
     let path = if endpoint.path.is_empty() { "/" } else { &endpoint.path };
     let (scheme, authority) = (endpoint.scheme, endpoint.authority());
-    let uri = format!("{scheme}://{authority}{path}").parse::<Uri>();
-    let uri = uri.map_err(|error| format!("the endpoint: {error}"))?;
-    let request = uri.into_client_request();
+    let request = format!("{scheme}://{authority}{path}").into_client_request();
     let mut request = request.map_err(|error| format!("the endpoint: {error}"))?;
     for (name, value) in headers {
         // Values may be secret: none of them is in an error.

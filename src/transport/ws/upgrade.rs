@@ -118,7 +118,7 @@ impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for Guard<F> {
 /// What requests must be like.
 #[derive(Clone)]
 pub(crate) struct Rules {
-    subprotocols: Arc<[Arc<str>]>,
+    subprotocols: Arc<[Subprotocol]>,
     origins: Arc<[String]>,
     auth: Option<Arc<dyn Auth>>,
 }
@@ -129,7 +129,7 @@ impl Rules {
             subprotocols: settings
                 .ws_subprotocols
                 .iter()
-                .map(|name| name.as_str().into())
+                .map(|own| Subprotocol::new(own))
                 .collect(),
             origins: settings.ws_origins.as_slice().into(),
             auth,
@@ -143,34 +143,33 @@ impl Rules {
         mut upgrade: Upgrade,
         conn: &Conn,
     ) -> Result<Response<()>, Rejected> {
+        let rejected = |status, why: &str| Err(Rejected::new(status, why));
         if !(path.is_empty() || path == upgrade.path()) {
-            return Err(Rejected::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
+            return rejected(StatusCode::NOT_FOUND, "there is nothing at this path");
         }
         upgrade.join_lines();
         let headers = upgrade.0.headers();
         check_form(headers)?;
         let mut response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error))?;
         if !headers.contains_key(header::HOST) {
-            return Err(Rejected::new(StatusCode::BAD_REQUEST, "there is no Host"));
+            return rejected(StatusCode::BAD_REQUEST, "there is no Host");
         }
         let may = |origin: &str| self.origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
         let may_come = !headers.contains_key(header::ORIGIN) || upgrade.origin().is_some_and(may);
         if !(self.origins.is_empty() || may_come) {
-            return Err(Rejected::new(
-                StatusCode::FORBIDDEN,
-                "pages of this origin may not connect",
-            ));
+            return rejected(StatusCode::FORBIDDEN, "pages of this origin may not connect");
         }
         if !self.admits(&upgrade, conn).await? {
-            return Err(Rejected::new(StatusCode::UNAUTHORIZED, "not authorized"));
+            return rejected(StatusCode::UNAUTHORIZED, "not authorized");
         }
-        let offers =
-            |own: &str| upgrade.list(&header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == own);
+        let offers = |own: &Subprotocol| {
+            upgrade.list(&header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == own.as_str())
+        };
         if let Some(spoken) = self.subprotocols.iter().find(|own| offers(own))
-            && let Ok(value) = HeaderValue::from_str(spoken)
+            && let Ok(value) = HeaderValue::from_str(spoken.as_str())
         {
             response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
-            conn.set_property(Subprotocol(Arc::clone(spoken)));
+            conn.set_property(spoken.clone());
         }
         Ok(response)
     }
@@ -221,7 +220,7 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 /// A request that does not lead to a WebSocket.
 pub(super) struct Rejected {
     status: StatusCode,
-    pub(super) why: String,
+    why: String,
 }
 
 impl Rejected {
@@ -280,27 +279,21 @@ impl From<Rejected> for HandshakeError {
     }
 }
 
-impl fmt::Debug for Rules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules").field("auth", &self.auth.is_some()).finish_non_exhaustive()
-    }
-}
-
 /// The request at the front of `read`, good or bad, and how long its head is; `None` if that is not all
 /// there.
 pub(super) fn parse(read: &[u8]) -> Option<(Result<Upgrade, Rejected>, usize)> {
-    let (status, why) = match Request::try_parse(read) {
-        Ok(None) if read.len() < MAX_HEAD => return None,
-        Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => (
-            StatusCode::BAD_REQUEST,
-            "a line of the request ends without a carriage return".to_owned(),
-        ),
-        Ok(Some((len, head))) if len <= MAX_HEAD => return Some((Ok(Upgrade(head)), len)),
+    let rejected = |status, why| Some((Err(Rejected::new(status, why)), read.len()));
+    match Request::try_parse(read) {
+        Ok(None) if read.len() < MAX_HEAD => None,
+        Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => {
+            let why = "a line of the request ends without a carriage return";
+            rejected(StatusCode::BAD_REQUEST, why.to_owned())
+        }
+        Ok(Some((len, head))) if len <= MAX_HEAD => Some((Ok(Upgrade(head)), len)),
         Ok(_) => {
             let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)
+            rejected(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)
         }
-        Err(error) => return Some((Err(Rejected::bad(&error)), read.len())),
-    };
-    Some((Err(Rejected::new(status, why)), read.len()))
+        Err(error) => Some((Err(Rejected::bad(&error)), read.len())),
+    }
 }
