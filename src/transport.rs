@@ -4,49 +4,6 @@
 //! another by a handshake: TLS and WebSocket are layers, and a listener has a stack of them, none for
 //! plain TCP. Nothing but [`Layers`] knows one from another.
 
-/// What is written to this type goes to a field of it as it is.
-macro_rules! writes_through {
-    ($type:ty, $field:tt $(, $of:ident)?) => {
-        impl$(<$of: tokio::io::AsyncWrite + Unpin>)? tokio::io::AsyncWrite for $type {
-            fn poll_write(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                buf: &[u8],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$field).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-                bufs: &[std::io::IoSlice<'_>],
-            ) -> std::task::Poll<std::io::Result<usize>> {
-                std::pin::Pin::new(&mut self.$field).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.$field.is_write_vectored()
-            }
-
-            fn poll_flush(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$field).poll_flush(cx)
-            }
-
-            fn poll_shutdown(
-                mut self: std::pin::Pin<&mut Self>,
-                cx: &mut std::task::Context<'_>,
-            ) -> std::task::Poll<std::io::Result<()>> {
-                std::pin::Pin::new(&mut self.$field).poll_shutdown(cx)
-            }
-        }
-    };
-}
-
-pub(crate) use writes_through;
-
 mod layers;
 mod tcp;
 #[cfg(feature = "tls")]
@@ -83,7 +40,7 @@ pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 /// the input if the reason is one of the peer's; every other error is the socket's.
 ///
 /// The drop of a transport closes it.
-pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
+pub(crate) trait Transport: Unpin + 'static {
     /// Reads once, behind what `buffer` has, into the room that the caller has made there. Ready with how
     /// many bytes came, 0 at the end of the input. Some of them, or all, may be the transport's own, and not
     /// be in the buffer.
@@ -91,6 +48,9 @@ pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
     /// Until a message is whole, what the buffer has of it must stay at its end.
     fn poll_fill(&mut self, buffer: &mut BytesMut, cx: &mut Context<'_>)
     -> Poll<io::Result<usize>>;
+
+    /// What takes the bytes that are to be sent. Nothing else does.
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin);
 
     /// Where messages end in what was read; `None` if the transport has no messages, and frames have to
     /// be found.
@@ -114,8 +74,8 @@ pub(crate) trait Transport: AsyncWrite + Unpin + 'static {
     }
 
     /// Ends the writing side.
-    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.as_mut().poll_shutdown(cx)
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.writer()).poll_shutdown(cx)
     }
 
     /// Whether peers answer the end of the writing side, so that it is worth while to wait for that.
@@ -214,25 +174,20 @@ pub(crate) type Boxed = Box<dyn Transport>;
 /// A future on one thread.
 pub(crate) type Local<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
+/// A peer's connection, or why it is not admitted.
+pub(crate) type Peer<'a> = Result<&'a Conn, &'a AddError>;
+
 /// A handshake, and what it puts between the peer and the frames. It may read by a buffer of the worker's.
 pub(crate) trait Layer: Send + Sync + 'static {
-    /// Shakes hands with the peer of an admitted connection. It is dropped when the connection ends, or
-    /// the deadline has passed.
-    fn accept<'a>(
+    /// Shakes hands with a peer. One that is not admitted is told so, if the layer has words for that; else the
+    /// handshake is what has to be done before a frame can say it. It is dropped when the connection ends, or the
+    /// deadline has passed.
+    fn shake_hands<'a>(
         &'a self,
         below: Boxed,
-        conn: &'a Conn,
+        peer: Peer<'a>,
         pool: &'a ReadPool,
     ) -> Local<'a, Result<Boxed, Failed>>;
-
-    /// Tells a peer that it is not admitted, or does what has to be done before it can be told so in a
-    /// frame.
-    fn refuse<'a>(
-        &'a self,
-        below: Boxed,
-        why: &'a AddError,
-        pool: &'a ReadPool,
-    ) -> Local<'a, Refused>;
 
     /// Whether peers that are not admitted are told so although the application has no frame for that.
     fn refuses(&self) -> bool {
@@ -257,17 +212,6 @@ impl<E: Into<HandshakeError>> From<E> for Failed {
     fn from(why: E) -> Self {
         Self { why: why.into(), told: None }
     }
-}
-
-/// A peer that is not admitted.
-#[allow(dead_code, reason = "which of these there are is the layers' choice")]
-pub(crate) enum Refused {
-    /// It is not told yet.
-    NotYet(Boxed),
-    /// It is told.
-    Told(Boxed),
-    /// It is gone.
-    Gone,
 }
 
 /// The layers of a listener, from the socket up.
@@ -295,17 +239,19 @@ impl Stack {
     }
 
     /// Shakes hands, layer by layer.
-    pub(crate) async fn accept(
+    pub(crate) async fn shake_hands(
         &self,
         socket: TcpStream,
         intake: Option<Rc<Intake>>,
-        conn: &Conn,
+        peer: Peer<'_>,
         pool: &ReadPool,
     ) -> Result<Boxed, Failed> {
-        listen(&socket, conn).await?;
+        if let Ok(conn) = peer {
+            listen(&socket, conn).await?;
+        }
         let mut transport = Box::new(Plain::bounded(socket, intake.clone())) as Boxed;
         for layer in &*self.0 {
-            transport = layer.accept(transport, conn, pool).await?;
+            transport = layer.shake_hands(transport, peer, pool).await?;
             if let Some(intake) = &intake {
                 // The layer has made use of what came.
                 intake.hold(0);
@@ -314,7 +260,7 @@ impl Stack {
         Ok(transport)
     }
 
-    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it. Answers where
+    /// Tells a peer that it is not admitted: in `frame`, if no layer has other words for it. Returns where
     /// it has yet to hear it.
     pub(crate) async fn refuse(
         &self,
@@ -324,16 +270,11 @@ impl Stack {
         frame: Option<&[u8]>,
         pool: &ReadPool,
     ) -> Option<Boxed> {
-        let mut transport = Box::new(Plain::bounded(socket, intake)) as Boxed;
-        for layer in &*self.0 {
-            transport = match layer.refuse(transport, why, pool).await {
-                Refused::NotYet(transport) => transport,
-                Refused::Told(transport) => return Some(transport),
-                Refused::Gone => return None,
-            };
-        }
-        transport.write_all(frame?).await.ok()?;
-        transport.flush().await.ok()?;
+        let mut transport = match self.shake_hands(socket, intake, Err(why), pool).await {
+            Ok(transport) => transport,
+            Err(failed) => return failed.told,
+        };
+        send(&mut transport, frame?).await.ok()?;
         Some(transport)
     }
 }
@@ -394,11 +335,12 @@ pub(crate) async fn part(mut transport: Boxed) {
         intake.discard();
     }
     let heard = async {
-        transport.shutdown().await?;
+        transport.writer().shutdown().await?;
         let (mut heard, mut away) = (0, BytesMut::new());
         while heard < READ_AWAY {
             away.clear();
-            heard += match fill(&mut transport, &mut away).await? {
+            away.reserve(1024);
+            heard += match poll_fn(|cx| transport.poll_fill(&mut away, cx)).await? {
                 0 => break,
                 n => n,
             };
@@ -409,10 +351,10 @@ pub(crate) async fn part(mut transport: Boxed) {
     let _ = timeout(LINGER, heard).await;
 }
 
-/// Reads once, with room for a kilobyte at least.
-pub(crate) async fn fill(transport: &mut Boxed, buffer: &mut BytesMut) -> io::Result<usize> {
-    buffer.reserve(1024);
-    poll_fn(|cx| transport.poll_fill(buffer, cx)).await
+/// Sends bytes, and sees them written.
+pub(crate) async fn send(transport: &mut Boxed, bytes: &[u8]) -> io::Result<()> {
+    transport.writer().write_all(bytes).await?;
+    transport.writer().flush().await
 }
 
 impl fmt::Debug for Stack {
@@ -448,6 +390,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Transport for Plain<S> {
         poll_read_buf(Pin::new(self), cx, buffer)
     }
 
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        &mut self.stream
+    }
+
     fn socket(&self) -> Option<&TcpStream> {
         (&self.stream as &dyn Any).downcast_ref()
     }
@@ -470,5 +416,3 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plain<S> {
         }
     }
 }
-
-writes_through!(Plain<S>, stream, S);

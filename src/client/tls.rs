@@ -86,8 +86,8 @@ impl Tls {
 
     pub(super) fn set_up(self, host: &str) -> Result<TlsSetup, ConnectError> {
         let server_name = self.server_name.clone().unwrap_or_else(|| host.to_owned());
-        let named = ServerName::try_from(server_name.as_str());
-        named.map_err(|error| {
+        let named = ServerName::try_from(server_name.clone());
+        let server_name = named.map_err(|error| {
             ConnectError::Tls(format!("the name {:?}: {error}", shown(&server_name)))
         })?;
         let config = self.config().map_err(ConnectError::Tls)?;
@@ -151,12 +151,12 @@ fn unread(error: &rustls_native_certs::Error) -> String {
 /// What every handshake of a client needs.
 pub(super) struct TlsSetup {
     config: Arc<ClientConfig>,
-    server_name: String,
+    server_name: ServerName<'static>,
 }
 
 impl TlsSetup {
     pub(super) async fn connect(&self, below: Boxed) -> Result<Boxed, HandshakeError> {
-        tls::connect(&self.config, &self.server_name, below).await
+        tls::connect(&self.config, self.server_name.clone(), below).await
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn shake_hands(
             let Some(socket) = waiting.take() else {
                 return Err(HandshakeError::PeerClosed.into());
             };
-            stack.accept(socket, intake.clone(), &conn, &local.read_pool).await
+            stack.shake_hands(socket, intake.clone(), Ok(&conn), &local.read_pool).await
         });
         let peer_side = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
             // Such a handshake needs more of the peer than what came before its end.

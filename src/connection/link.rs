@@ -11,7 +11,6 @@ use bytes::BytesMut;
 use super::liveness::Pulse;
 use super::local::Local;
 use super::reader::{ReadPool, Reader};
-use tokio::io::AsyncWrite;
 
 use crate::conn::{
     Batch, CloseReason, Conn, Encoded, Intake, MAX_SLICES, Overflow, Pushed, SHARE_FROM, Shared,
@@ -226,7 +225,7 @@ impl Link {
         }
         // Whatever is left is written by the connection, which registers its own waker for that.
         let mut nobody = Context::from_waker(Waker::noop());
-        let written = Pin::new(transport).poll_write(&mut nobody, bytes);
+        let written = Pin::new(transport.writer()).poll_write(&mut nobody, bytes);
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.taken.set(true);
         }
@@ -288,9 +287,7 @@ impl Link {
             io.batch = Batch::aside(words);
         }
         let ended = match ready!(io.poll_flush(self.conn.shared(), &mut false, cx)) {
-            Ok(()) => {
-                io.transport.as_mut().map(|transport| Pin::new(&mut **transport).poll_end(cx))
-            }
+            Ok(()) => io.transport.as_mut().map(|transport| transport.poll_end(cx)),
             Err(_) => None,
         };
         // An error here means that the peer is gone already.
@@ -386,10 +383,10 @@ impl Link {
             if batch.is_empty()
                 && let Some(words) = transport.last_words(why)
             {
-                let _ = Pin::new(&mut *transport).poll_write(&mut nobody, &words);
+                let _ = Pin::new(transport.writer()).poll_write(&mut nobody, &words);
             }
             // Nor is the peer's close frame, any more.
-            let _ = Pin::new(&mut *transport).poll_shutdown(&mut nobody);
+            let _ = Pin::new(transport.writer()).poll_shutdown(&mut nobody);
         }
         count(batch, self.conn.shared());
         let cut = self.conn.shared().cut(batch, std::mem::take(kept).bytes);
@@ -510,7 +507,7 @@ impl Io {
                 return Poll::Ready(Ok(()));
             };
             if is_last || kept.bytes >= KEPT {
-                ready!(Pin::new(&mut **transport).poll_flush(cx))?;
+                ready!(Pin::new(transport.writer()).poll_flush(cx))?;
                 kept.settle(transport, shared);
             }
             if is_last {
@@ -562,11 +559,11 @@ fn poll_write(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     let n = match batch.contiguous() {
-        Some(bytes) => ready!(Pin::new(transport).poll_write(cx, bytes))?,
+        Some(bytes) => ready!(Pin::new(transport.writer()).poll_write(cx, bytes))?,
         None => {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = batch.slices(&mut slices);
-            ready!(Pin::new(transport).poll_write_vectored(cx, &slices[..count]))?
+            ready!(Pin::new(transport.writer()).poll_write_vectored(cx, &slices[..count]))?
         }
     };
     if n == 0 {

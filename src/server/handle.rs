@@ -215,7 +215,7 @@ impl ServerHandle {
         let reloaded = tls.ok_or(TlsError::Unused).and_then(|tls| tls.reload().map(|()| tls));
         self.0.events.emit(match &reloaded {
             Ok(tls) => {
-                let files = tls.files();
+                let files = &tls.files;
                 let client_ca = files.client_ca.as_deref();
                 Event::TlsReloaded { cert: &files.cert, key: &files.key, client_ca }
             }

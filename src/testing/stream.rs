@@ -18,7 +18,6 @@ use super::within;
 use crate::codec::FrameCodec;
 use crate::conn::HandshakeError;
 use crate::endpoint::Endpoint;
-use crate::transport::writes_through;
 
 /// What is read ahead of a test that does not read.
 const AHEAD: usize = 64 * 1024;
@@ -230,7 +229,23 @@ impl AsyncRead for TestStream {
     }
 }
 
-writes_through!(TestStream, frames);
+impl AsyncWrite for TestStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.frames).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.frames).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.frames).poll_shutdown(cx)
+    }
+}
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 

@@ -18,9 +18,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ServerConnection;
 use rustls::{AlertDescription, ClientConfig, Error as RustlsError, HandshakeKind};
 
-use super::{Boxed, Failed, Layer, Local, Refused};
-use crate::conn::{Conn, HandshakeError};
-use crate::conn_manager::AddError;
+use super::{Boxed, Failed, Layer, Local, Peer};
+use crate::conn::HandshakeError;
 use crate::connection::ReadPool;
 use crate::settings::Settings;
 use encrypted::Encrypted;
@@ -56,7 +55,8 @@ impl PeerCertificates {
 
 /// The server's side, with certificates that can be changed.
 pub(crate) struct ServerTls {
-    files: Files,
+    /// What is read.
+    pub(crate) files: Files,
     provider: Arc<CryptoProvider>,
     /// How many times the files were begun to be read.
     begun: AtomicU64,
@@ -87,11 +87,6 @@ impl ServerTls {
         })
     }
 
-    /// The files that are read.
-    pub(crate) fn files(&self) -> &Files {
-        &self.files
-    }
-
     /// Reads the files again. Handshakes from now on are made with them, if they are good.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
         let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
@@ -112,7 +107,7 @@ impl ServerTls {
     async fn encrypt(&self, below: Boxed) -> Result<Box<Encrypted>, HandshakeError> {
         let loaded = self.in_use();
         let session = ServerConnection::new(Arc::clone(&loaded.config));
-        let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+        let session = session.map_err(|error| because(&error))?;
         let encrypted = Encrypted::shake_hands(below, session).await.map_err(failed)?;
         let session = encrypted.session();
         // A ticket has the client's certificates, and rustls takes them as they were. Each session that is
@@ -123,35 +118,26 @@ impl ServerTls {
         {
             let now = loaded.config.time_provider.current_time().unwrap_or_else(UnixTime::now);
             let verified = clients.verifier.verify_client_cert(leaf, rest, now);
-            verified.map_err(|error| HandshakeError::Certificate(error.to_string()))?;
+            verified.map_err(|error| because(&error))?;
         }
         Ok(encrypted)
     }
 }
 
 impl Layer for ServerTls {
-    fn accept<'a>(
+    fn shake_hands<'a>(
         &'a self,
         below: Boxed,
-        conn: &'a Conn,
+        peer: Peer<'a>,
         _: &'a ReadPool,
     ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
             let encrypted = self.encrypt(below).await?;
-            if let Some(shown) = encrypted.session().peer_certificates() {
+            if let (Ok(conn), Some(shown)) = (peer, encrypted.session().peer_certificates()) {
                 let shown = shown.iter().map(|shown| shown.clone().into_owned()).collect();
                 conn.set_property(PeerCertificates(shown));
             }
             Ok(encrypted as Boxed)
-        })
-    }
-
-    fn refuse<'a>(&'a self, below: Boxed, _: &'a AddError, _: &'a ReadPool) -> Local<'a, Refused> {
-        Box::pin(async move {
-            match self.encrypt(below).await {
-                Ok(encrypted) => Refused::NotYet(encrypted),
-                Err(_) => Refused::Gone,
-            }
         })
     }
 
@@ -163,32 +149,32 @@ impl Layer for ServerTls {
 /// Shakes hands with the server of this name.
 pub(crate) async fn connect(
     config: &Arc<ClientConfig>,
-    server_name: &str,
+    server_name: ServerName<'static>,
     below: Boxed,
 ) -> Result<Boxed, HandshakeError> {
-    let name = ServerName::try_from(server_name.to_owned());
-    let name = name.map_err(|error| HandshakeError::Tls(error.to_string()))?;
-    let session = ClientConnection::new(Arc::clone(config), name);
-    let session = session.map_err(|error| HandshakeError::Tls(error.to_string()))?;
+    let session = ClientConnection::new(Arc::clone(config), server_name);
+    let session = session.map_err(|error| because(&error))?;
     Ok(Encrypted::shake_hands(below, session).await.map_err(failed)?)
 }
 
 /// Why a handshake failed.
 pub(crate) fn failed(error: io::Error) -> HandshakeError {
     match rustls_error(&error) {
-        Some(why) if is_about_certificates(why) => HandshakeError::Certificate(why.to_string()),
-        Some(why) => HandshakeError::Tls(why.to_string()),
+        Some(why) => because(why),
         None => error.into(),
     }
 }
 
-fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
-    error.get_ref()?.downcast_ref()
+fn because(why: &RustlsError) -> HandshakeError {
+    let kind = match is_about_certificates(why) {
+        true => HandshakeError::Certificate,
+        false => HandshakeError::Tls,
+    };
+    kind(why.to_string())
 }
 
-/// Whether what the peer sent makes no sense, and not the peer says so of what it got.
-fn is_about_records(error: &RustlsError) -> bool {
-    !matches!(error, RustlsError::AlertReceived(_))
+fn rustls_error(error: &io::Error) -> Option<&RustlsError> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// Whether a side does not trust the other's certificate, or the peer says so.

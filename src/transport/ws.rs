@@ -4,21 +4,29 @@ mod code;
 mod connect;
 mod door;
 mod filter;
+mod head;
 mod header;
 mod upgrade;
 mod utf8;
 
-use super::{Boxed, Failed, Layer, Local, PeerSide, Refused, gone};
+use std::io;
+
+use tokio_tungstenite::tungstenite::handshake::server::write_response;
+
+use super::{Boxed, Failed, Layer, Local, Peer, PeerSide, gone, send};
 use crate::codec::FrameCodec;
 use crate::codec::envelope::Envelope;
-use crate::conn::{Conn, HandshakeError};
-use crate::conn_manager::AddError;
+use crate::conn::HandshakeError;
 use crate::connection::ReadPool;
 pub(crate) use connect::{connect, header_name, request};
 pub(crate) use filter::Filter;
-use upgrade::Asked;
+use head::{Head, read_head};
+use upgrade::Rejected;
 pub(crate) use upgrade::{Auth, Rules};
 pub use upgrade::{Subprotocol, Upgrade};
+
+/// What a peer asks for.
+type Asked = Head<Result<Upgrade, Rejected>>;
 
 /// The server's side at one endpoint.
 pub(crate) struct ServerWs {
@@ -32,70 +40,48 @@ impl ServerWs {
     pub(crate) fn new(path: &str, rules: Rules, codec: FrameCodec) -> Self {
         Self { path: path.to_owned(), rules, codec }
     }
-}
 
-impl ServerWs {
     /// Replies to a request. If it is a good one, the peer has a WebSocket.
-    async fn reply(&self, mut below: Boxed, asked: Asked, conn: &Conn) -> Result<Boxed, Failed> {
-        let Asked { request, len, rest } = asked;
-        if let Ok(request) = &request {
-            conn.shared().set_asked_http(!upgrade::is_one(request));
-        }
-        let answer = match request {
-            // The application may take long, and nobody reads meanwhile.
-            Ok(request) => tokio::select! {
-                biased;
-                answer = self.rules.answer(&self.path, request, conn) => answer,
-                () = gone(|| below.socket().map_or(PeerSide::Open, PeerSide::of)) => return Err(HandshakeError::PeerClosed.into()),
-            },
-            Err(rejected) => Err(rejected),
+    async fn reply(&self, mut below: Boxed, head: Asked, peer: Peer<'_>) -> Result<Boxed, Failed> {
+        let judged = match (peer, head.parsed) {
+            // Whatever it is that the peer asks for.
+            (Err(why), _) => Err(Rejected::not_admitted(why)),
+            (Ok(_), Err(rejected)) => Err(rejected),
+            (Ok(conn), Ok(upgrade)) => {
+                conn.shared().set_asked_http(!upgrade.is_one());
+                // The application may take long, and nobody reads meanwhile.
+                tokio::select! {
+                    biased;
+                    judged = self.rules.answer(&self.path, upgrade, conn) => judged,
+                    () = gone(|| below.socket().map_or(PeerSide::Open, PeerSide::of)) => return Err(HandshakeError::PeerClosed.into()),
+                }
+            }
         };
-        match answer {
-            Ok(response) => {
-                upgrade::send(&mut below, &response, "").await?;
-                let (envelope, codec) = (Envelope::Message, self.codec.clone());
-                let filter = Filter::new(below, &rest, envelope, codec).after_handshake(len);
-                Ok(Box::new(filter) as Boxed)
-            }
-            Err(rejected) => {
-                upgrade::send(&mut below, &rejected.response(), &rejected.why).await?;
-                Err(Failed { why: rejected.into(), told: Some(below) })
-            }
+        let mut response = Vec::new();
+        match &judged {
+            Ok(good) => write_response(&mut response, good).map_err(io::Error::other)?,
+            Err(rejected) => response = rejected.response(),
         }
+        send(&mut below, &response).await?;
+        if let Err(rejected) = judged {
+            return Err(Failed { why: rejected.into(), told: Some(below) });
+        }
+        let filter = Filter::new(below, &head.rest, Envelope::Message, self.codec.clone());
+        Ok(Box::new(filter.after_handshake(head.len)))
     }
 }
 
 impl Layer for ServerWs {
-    fn accept<'a>(
+    fn shake_hands<'a>(
         &'a self,
         mut below: Boxed,
-        conn: &'a Conn,
+        peer: Peer<'a>,
         pool: &'a ReadPool,
     ) -> Local<'a, Result<Boxed, Failed>> {
         Box::pin(async move {
-            let asked = upgrade::read_head(&mut below, pool).await?;
+            let head = read_head(&mut below, pool, upgrade::parse).await?;
             // Crowds wait for their requests at once: what a reply takes is allocated when one has come.
-            Box::pin(self.reply(below, asked, conn)).await
-        })
-    }
-
-    fn refuse<'a>(
-        &'a self,
-        mut below: Boxed,
-        why: &'a AddError,
-        pool: &'a ReadPool,
-    ) -> Local<'a, Refused> {
-        Box::pin(async move {
-            let told = async {
-                // Whatever it is that the peer asks for.
-                let _ = upgrade::read_head(&mut below, pool).await?;
-                let rejected = upgrade::Rejected::not_admitted(why);
-                upgrade::send(&mut below, &rejected.response(), &rejected.why).await
-            };
-            match told.await {
-                Ok(()) => Refused::Told(below),
-                Err(_) => Refused::Gone,
-            }
+            Box::pin(self.reply(below, head, peer)).await
         })
     }
 

@@ -282,6 +282,40 @@ async fn an_answer_that_is_no_websocket_is_a_failed_dial_that_says_why() {
 }
 
 #[actix::test]
+async fn a_response_that_is_cut_is_a_server_that_is_gone_and_one_that_makes_no_sense_is_no_websocket()
+ {
+    let good = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+    let long = format!("{good}X: {}", "x".repeat(20_000));
+    for (response, is_cut) in [
+        ("", true),
+        (good, true),
+        (&long, false),
+        ("SSH-2.0-none\r\n", false),
+        (&format!("{good}\r\n"), false),
+        (&format!("{good}Sec-WebSocket-Accept: another\r\n\r\n"), false),
+        ("HTTP/1.0 101 Switching Protocols\r\n\r\n", false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(socket.read_buf(&mut request).await.unwrap() > 0);
+            }
+            socket.write_all(response.as_bytes()).await.unwrap();
+        };
+        let client = Client::builder(format!("ws://127.0.0.1:{port}").parse().unwrap());
+        let (dialled, ()) = tokio::join!(within(client.connect()), server);
+        match dialled.map(drop).unwrap_err() {
+            ConnectError::Handshake(HandshakeError::PeerClosed) if is_cut => {}
+            ConnectError::Handshake(HandshakeError::WebSocket(_)) if !is_cut => {}
+            error => panic!("{response:?}: {error}"),
+        }
+    }
+}
+
+#[actix::test]
 async fn what_a_server_says_of_a_refusal_is_one_line_that_steers_no_terminal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

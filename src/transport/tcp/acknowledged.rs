@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::net::TcpStream;
 
 /// The pause between two reads while nothing changes: it doubles from the one to the other. Most peers
@@ -102,7 +102,7 @@ impl Acknowledged {
             let mut woken = Vec::new();
             for (inode, waiting) in &mut state.waiting {
                 // What is in no table has no peer any more.
-                let is_held = held.as_ref().map_or(true, |held| held.contains_key(inode));
+                let is_held = held.as_ref().map_or(true, |held| held.contains(inode));
                 if waiting.since < this
                     && !is_held
                     && !std::mem::replace(&mut waiting.acknowledged, true)
@@ -135,9 +135,8 @@ impl Watch {
         match state.waiting.get_mut(&self.inode) {
             Some(Waiting { acknowledged: true, .. }) => Poll::Ready(()),
             Some(waiting) => {
-                if !waiting.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    waiting.waker = Some(cx.waker().clone());
-                }
+                // Clones it only if it wakes another.
+                waiting.waker.get_or_insert_with(|| cx.waker().clone()).clone_from(cx.waker());
                 Poll::Pending
             }
             None => Poll::Pending,
@@ -155,9 +154,9 @@ fn inode(socket: &TcpStream) -> io::Result<Inode> {
     Ok(File::from(socket.as_fd().try_clone_to_owned()?).metadata()?.ino())
 }
 
-/// The sockets of which the system holds unacknowledged bytes, and how many.
-fn held() -> io::Result<FxHashMap<Inode, u32>> {
-    let mut held = FxHashMap::default();
+/// The sockets of which the system holds unacknowledged bytes.
+fn held() -> io::Result<FxHashSet<Inode>> {
+    let mut held = FxHashSet::default();
     let mut read = Err(io::ErrorKind::NotFound.into());
     for table in TABLES {
         match read_table(table, &mut held) {
@@ -171,7 +170,7 @@ fn held() -> io::Result<FxHashMap<Inode, u32>> {
 
 /// Adds what a table says, line by line: a table names every socket of the machine, those in TIME-WAIT
 /// included, and can be several megabytes long.
-fn read_table(table: &str, held: &mut FxHashMap<Inode, u32>) -> io::Result<()> {
+fn read_table(table: &str, held: &mut FxHashSet<Inode>) -> io::Result<()> {
     let mut table = BufReader::new(File::open(table)?);
     let mut line = String::new();
     while table.read_line(&mut line)? > 0 {
@@ -181,8 +180,8 @@ fn read_table(table: &str, held: &mut FxHashMap<Inode, u32>) -> io::Result<()> {
     Ok(())
 }
 
-/// What a line of a table says: the socket, and how many bytes it holds, if there are any.
-fn held_by(line: &str) -> Option<(Inode, u32)> {
+/// The socket of this line of a table, if the system holds bytes of it.
+fn held_by(line: &str) -> Option<Inode> {
     // "sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode"
     let mut fields = line.split_ascii_whitespace().skip(3);
     let (state, queues, inode) = (fields.next()?, fields.next()?, fields.nth(4)?);
@@ -190,8 +189,7 @@ fn held_by(line: &str) -> Option<(Inode, u32)> {
     let unacknowledged = u32::from_str_radix(sent, 16).ok()?;
     // The FIN has a place in the sequence of bytes, too, until it is acknowledged.
     let fin = u32::from(["04", "09", "0B"].contains(&state));
-    let bytes = unacknowledged.saturating_sub(fin);
-    (bytes > 0).then_some((inode.parse().ok()?, bytes))
+    if unacknowledged > fin { inode.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -216,17 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_how_many_bytes_a_socket_holds_without_its_fin() {
+    fn a_line_says_whether_a_socket_holds_bytes_beside_its_fin() {
         let line = |state: &str, queue: &str| {
             format!(
                 "   1: 0100007F:1E61 0100007F:9C40 {state} {queue}:00000000 01:00000014 00000000 \
                      0        0 123456 2 0000000000000000 20 4 30 10 -1"
             )
         };
-        assert_eq!(held_by(&line("01", "00000001")), Some((123_456, 1)));
+        assert_eq!(held_by(&line("01", "00000001")), Some(123_456));
         assert_eq!(held_by(&line("01", "00000000")), None);
         assert_eq!(held_by(&line("04", "00000001")), None, "the FIN alone");
-        assert_eq!(held_by(&line("04", "00000011")), Some((123_456, 16)));
+        assert_eq!(held_by(&line("04", "00000011")), Some(123_456));
         assert_eq!(held_by(&line("05", "00000000")), None);
         assert_eq!(held_by("  sl  local_address"), None);
     }
@@ -251,7 +249,7 @@ mod tests {
         ours.shutdown().await.unwrap();
         let all = Acknowledged::default();
         let watch = all.watch(&ours).unwrap();
-        assert!(held().unwrap().contains_key(&watch.inode));
+        assert!(held().unwrap().contains(&watch.inode));
         assert!(poll_fn(|cx| Poll::Ready(watch.poll(cx))).await.is_pending());
         let mut read = Vec::new();
         within(theirs.read_to_end(&mut read)).await.unwrap();

@@ -17,7 +17,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::records::Records;
-use super::{is_about_records, rustls_error};
+use super::rustls_error;
 use crate::codec::FrameError;
 use crate::conn::{CloseReason, Intake};
 use crate::transport::{Boxed, Overhead, Passed, Signs, Transport};
@@ -27,10 +27,6 @@ const CHUNK: usize = 68 * 1024;
 
 /// The most plaintext that a record has, RFC 8446, 5.1.
 const RECORD: usize = 16 * 1024;
-
-/// So many reads that bring nothing for the reader, such as parts of records, are made in a row. Then the other
-/// tasks of the thread have their turn.
-const VAIN_READS: usize = 2;
 
 thread_local! {
     /// What is read into by all connections of a thread. Between two reads nothing is in it: rustls keeps what
@@ -48,12 +44,8 @@ pub(super) struct Encrypted {
     records: Records,
     /// Something has come since this was asked.
     come: bool,
-    /// How many bytes came in all, and how many of them were for the reader.
-    read: u64,
-    plain: u64,
-    /// The bytes of complete records that were not, as far as somebody has asked; of the handshake apart.
-    overhead: u64,
-    handshake: u64,
+    /// Bytes of complete records that were not for the reader, since this was asked.
+    overhead: Overhead,
     /// What came behind the handshake.
     early: BytesMut,
     /// What comes is thrown away.
@@ -62,10 +54,7 @@ pub(super) struct Encrypted {
     end: Option<Result<(), RustlsError>>,
     /// Bytes that were written.
     given: u64,
-    /// Bytes in records that the socket has.
-    whole: u64,
-    /// How many bytes the transport below has taken.
-    to_socket: u64,
+    passed: Passed,
 }
 
 impl Encrypted {
@@ -82,19 +71,15 @@ impl Encrypted {
             session,
             records: Records::default(),
             come: false,
-            read: 0,
-            plain: 0,
-            overhead: 0,
-            handshake: 0,
+            overhead: Overhead::default(),
             early: BytesMut::new(),
             away: false,
             end: None,
             given: 0,
-            whole: 0,
-            to_socket: 0,
+            passed: Passed::default(),
         });
         poll_fn(|cx| new.poll_shake_hands(cx)).await?;
-        new.handshake = new.follow_overhead();
+        new.overhead = Overhead { handshake: new.overhead.bytes, ..Overhead::default() };
         Ok(new)
     }
 
@@ -129,29 +114,22 @@ impl Encrypted {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<usize>>> {
         match &self.end {
-            None => {}
-            // The reset of a socket that has unread bytes would take the last replies from the peer.
-            Some(_) if self.away => {
-                let mut wire = WIRE.take();
-                wire.reserve(CHUNK);
-                let read = self.below.poll_fill(&mut wire, cx);
-                wire.clear();
-                WIRE.set(wire);
-                return read.map_ok(|n| (n > 0).then_some(n));
-            }
-            Some(Ok(())) => return Poll::Ready(Ok(None)),
-            Some(Err(error)) => {
+            Some(Ok(())) if !self.away => return Poll::Ready(Ok(None)),
+            Some(Err(error)) if !self.away => {
                 let error = io::Error::new(io::ErrorKind::InvalidData, error.clone());
                 // The peer is told what it did wrong if the socket takes that now.
                 let _ = self.poll_flush_records(cx);
                 return Poll::Ready(Err(error));
             }
+            _ => {}
         }
         let mut wire = WIRE.take();
         wire.reserve(CHUNK);
         let read = self.below.poll_fill(&mut wire, cx).map(|read| match read? {
             // Without TLS's word for it. Whether a frame was cut is seen in the frames, as on a bare socket.
             0 => Ok(None),
+            // The reset of a socket that has unread bytes would take the last replies from the peer.
+            n if self.end.is_some() => Ok(Some(n)),
             _ => self.decrypt(&wire, buffer).map(Some),
         });
         wire.clear();
@@ -162,9 +140,9 @@ impl Encrypted {
     /// Decrypts what came into `buffer`. Returns how many bytes that gave.
     fn decrypt(&mut self, mut wire: &[u8], buffer: &mut BytesMut) -> io::Result<usize> {
         self.come = true;
-        self.read += wire.len() as u64;
+        let (from, come) = (buffer.len(), self.records.held() + wire.len());
         self.records.follow(wire);
-        let from = buffer.len();
+        let complete = come - self.records.held();
         // rustls takes a part at a time, and nothing behind the peer's last word.
         while !wire.is_empty() && self.end.is_none() {
             self.session.read_tls(&mut wire)?;
@@ -183,29 +161,23 @@ impl Encrypted {
         }
         // Its memory for large records it gives back when it is about to read again.
         let _ = self.session.read_tls(&mut io::empty());
-        self.plain += (buffer.len() - from) as u64;
-        Ok(buffer.len() - from)
-    }
-
-    /// How many bytes of complete records have come, since this was asked, that were not for the reader.
-    fn follow_overhead(&mut self) -> u64 {
-        let all = (self.read - self.records.held() as u64).saturating_sub(self.plain);
-        let before = std::mem::replace(&mut self.overhead, all);
-        all.saturating_sub(before)
+        let plain = buffer.len() - from;
+        self.overhead.bytes += complete.saturating_sub(plain) as u64;
+        Ok(plain)
     }
 
     /// Writes the records that there are. Ready when the transport below has all of them.
     fn poll_flush_records(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.session.wants_write() {
-            let mut below = Below { below: &mut self.below, cx };
+            let mut below = Below { writer: self.below.writer(), cx };
             match self.session.write_tls(&mut below) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(n) => self.to_socket += n as u64,
+                Ok(n) => self.passed.to_socket += n as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        self.whole = self.given;
+        self.passed.whole = self.given;
         Poll::Ready(Ok(()))
     }
 }
@@ -221,19 +193,26 @@ impl Transport for Encrypted {
             buffer.extend_from_slice(&early);
             return Poll::Ready(Ok(early.len()));
         }
-        for _ in 0..VAIN_READS {
-            match ready!(self.poll_read(buffer, cx)) {
-                Ok(Some(0)) => {}
-                Ok(read) => return Poll::Ready(Ok(read.unwrap_or(0))),
-                Err(error) if rustls_error(&error).is_some_and(is_about_records) => {
-                    let why = CloseReason::Protocol(FrameError::Malformed("a TLS record"));
-                    return Poll::Ready(Err(io::Error::other(why)));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
+        match ready!(self.poll_read(buffer, cx)) {
+            // A part of a record, or one of TLS's own: nothing that the reader may take for input. More may have
+            // come, but the other tasks of the thread have their turn first.
+            Ok(Some(0)) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
+            Ok(read) => Poll::Ready(Ok(read.unwrap_or(0))),
+            Err(error) => Poll::Ready(Err(match rustls_error(&error) {
+                // What the peer says of what it got is not about what it sent.
+                None | Some(RustlsError::AlertReceived(_)) => error,
+                Some(_) => {
+                    io::Error::other(CloseReason::Protocol(FrameError::Malformed("a TLS record")))
+                }
+            })),
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+    }
+
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        self
     }
 
     fn read_away(&mut self) {
@@ -242,7 +221,7 @@ impl Transport for Encrypted {
     }
 
     fn passed(&self) -> Option<Passed> {
-        Some(Passed { to_socket: self.to_socket, whole: self.whole })
+        Some(self.passed)
     }
 
     fn socket(&self) -> Option<&TcpStream> {
@@ -258,12 +237,11 @@ impl Transport for Encrypted {
     }
 
     fn signs(&mut self) -> Signs {
-        Signs { alive: std::mem::take(&mut self.come), part: self.records.part() }
+        Signs { alive: std::mem::take(&mut self.come), part: self.records.held() > 0 }
     }
 
     fn take_overhead(&mut self) -> Overhead {
-        let (handshake, bytes) = (std::mem::take(&mut self.handshake), self.follow_overhead());
-        Overhead { handshake, bytes, ..Overhead::default() }
+        std::mem::take(&mut self.overhead)
     }
 }
 
@@ -297,14 +275,14 @@ impl AsyncWrite for Encrypted {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush_records(cx))?;
-        Pin::new(&mut self.below).poll_flush(cx)
+        Pin::new(self.below.writer()).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Sent once, however often this is called.
         self.session.send_close_notify();
         ready!(self.poll_flush_records(cx))?;
-        match ready!(Pin::new(&mut self.below).poll_shutdown(cx)) {
+        match ready!(Pin::new(self.below.writer()).poll_shutdown(cx)) {
             // The peer has reset the connection: there is nothing left to shut down.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             shut => Poll::Ready(shut),
@@ -314,27 +292,24 @@ impl AsyncWrite for Encrypted {
 
 /// What rustls writes to: its "not now" is an error.
 struct Below<'a, 'b> {
-    below: &'a mut Boxed,
+    writer: &'a mut (dyn AsyncWrite + Unpin),
     cx: &'a mut Context<'b>,
-}
-
-fn now<T>(polled: Poll<io::Result<T>>) -> io::Result<T> {
-    match polled {
-        Poll::Ready(ready) => ready,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
 }
 
 impl Write for Below<'_, '_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        now(Pin::new(&mut *self.below).poll_write(self.cx, buf))
+        self.write_vectored(&[IoSlice::new(buf)])
     }
 
     fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        now(Pin::new(&mut *self.below).poll_write_vectored(self.cx, bufs))
+        match Pin::new(&mut *self.writer).poll_write_vectored(self.cx, bufs) {
+            Poll::Ready(wrote) => wrote,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
+    /// It asks for none.
     fn flush(&mut self) -> io::Result<()> {
-        now(Pin::new(&mut *self.below).poll_flush(self.cx))
+        Ok(())
     }
 }

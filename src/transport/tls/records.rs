@@ -8,45 +8,35 @@ const HEADER: usize = 5;
 #[derive(Default)]
 pub(super) struct Records {
     header: [u8; HEADER],
-    /// How much of the header has come.
-    have: usize,
-    /// How much of the record's payload is still to come.
-    payload: usize,
-    /// How long the payload of the record is in all.
-    len: usize,
+    /// How much has come of a record that is not complete.
+    held: usize,
 }
 
 impl Records {
-    /// Whether a record has begun and is not complete.
-    pub(super) fn part(&self) -> bool {
-        self.have > 0 || self.payload > 0
-    }
-
-    /// How much has come of a record that is not complete.
+    /// How much has come of a record that is not complete: nothing, if none has begun.
     pub(super) fn held(&self) -> usize {
-        match self.payload {
-            0 => self.have,
-            to_come => HEADER + self.len - to_come,
-        }
+        self.held
     }
 
     /// This came next.
     pub(super) fn follow(&mut self, mut come: &[u8]) {
-        while let Some((&byte, rest)) = come.split_first() {
-            if self.payload > 0 {
-                let n = come.len().min(self.payload);
-                self.payload -= n;
-                come = &come[n..];
-                continue;
+        while !come.is_empty() {
+            let (part, rest) = come.split_at(come.len().min(self.end() - self.held));
+            if self.held < HEADER {
+                self.header[self.held..][..part.len()].copy_from_slice(part);
             }
-            self.header[self.have] = byte;
-            self.have += 1;
+            self.held += part.len();
+            if self.held == self.end() {
+                self.held = 0;
+            }
             come = rest;
-            if self.have == HEADER {
-                self.have = 0;
-                self.len = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
-                self.payload = self.len;
-            }
         }
+    }
+
+    /// Where the record ends; before its header is there, where that ends.
+    fn end(&self) -> usize {
+        let [.., high, low] = self.header;
+        let payload = usize::from(u16::from_be_bytes([high, low]));
+        if self.held < HEADER { HEADER } else { HEADER + payload }
     }
 }

@@ -38,6 +38,10 @@ struct State {
 }
 
 impl Transport for Pipe {
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        self
+    }
+
     fn poll_fill(&mut self, buffer: &mut BytesMut, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let State { to_server, most, reads, is_closed, .. } = &mut *self.0.borrow_mut();
         if to_server.is_empty() {

@@ -1,25 +1,27 @@
 //! The client's side of the handshake.
 
-use std::io::{self, Read, Write};
+use std::io::Cursor;
 
-use bytes::{Buf, BytesMut};
+use http::Request;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Request, Uri};
-use memchr::memmem;
-use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::HandshakeError as Handshake;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::Error;
-use tokio_tungstenite::tungstenite::handshake::client::{ClientHandshake, Response};
+use tokio_tungstenite::tungstenite::handshake::client::{
+    ClientHandshake, Response, generate_request,
+};
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 
 use super::filter::Filter;
-use super::upgrade::{MAX_HEAD, Subprotocol};
+use super::head::{Head, MAX_HEAD, read_head};
+use super::upgrade::Subprotocol;
 use crate::codec::FrameCodec;
 use crate::codec::envelope::Envelope;
 use crate::conn::HandshakeError;
+use crate::connection::ReadPool;
 use crate::endpoint::Endpoint;
 use crate::event::push_escaped;
-use crate::transport::{Boxed, fill};
+use crate::transport::{Boxed, send};
 
 /// How much of a server's refusal is kept.
 const MAX_WHY: usize = 200;
@@ -33,96 +35,42 @@ pub(crate) async fn connect(
     mut below: Boxed,
 ) -> Result<(Boxed, Option<Subprotocol>), HandshakeError> {
     let request = request(endpoint, headers, subprotocols).map_err(HandshakeError::WebSocket)?;
-    match ask(request, &mut below).await {
-        Ok((response, rest)) => {
+    let failed = |why: String| HandshakeError::WebSocket(printable(&why));
+    let sent = generate_request(request.clone());
+    let (sent, _) = sent.map_err(|error| failed(error.to_string()))?;
+    send(&mut below, &sent).await?;
+    let Head { parsed: head, rest, .. } =
+        read_head(&mut below, &ReadPool::default(), head_of_response).await?;
+    // The library checks the response. It shakes hands in memory, where it writes the request over itself, and
+    // is given no byte behind the head.
+    let wire = Cursor::new([sent, head].concat());
+    let handshake = ClientHandshake::start(wire, request, None);
+    match handshake.map_err(|error| failed(error.to_string()))?.handshake() {
+        Ok((_, response)) => {
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
             let chosen = chosen.and_then(|name| name.to_str().ok()).map(Subprotocol::new);
             let filter = Filter::new(below, &rest, Envelope::Masked, codec.clone());
             Ok((Box::new(filter), chosen))
         }
-        Err(Error::Http(response)) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            let why = printable(&String::from_utf8_lossy(&body[..body.len().min(MAX_WHY)]));
+        // What comes with a refusal says why.
+        Err(Handshake::Failure(Error::Http(response))) => {
+            let why = printable(&String::from_utf8_lossy(&rest[..rest.len().min(MAX_WHY)]));
             let named = response.status().canonical_reason().unwrap_or_default();
             let why = if why.is_empty() { named.to_owned() } else { why };
             Err(HandshakeError::Http { status: response.status().as_u16(), why })
         }
-        Err(Error::Io(error)) => Err(error.into()),
-        Err(error) => Err(HandshakeError::WebSocket(printable(&error.to_string()))),
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 
-/// Sends the request, and returns the response and what came behind its head.
-///
-/// The library checks the response. It shakes hands in memory, where it is given no byte behind the head of
-/// a response that it keeps.
-async fn ask(request: Request<()>, below: &mut Boxed) -> Result<(Response, BytesMut), Error> {
-    let written = match ClientHandshake::start(Memory::default(), request, None)?.handshake() {
-        Err(Handshake::Interrupted(written)) => written,
-        Err(Handshake::Failure(error)) => return Err(error),
-        Ok((_, response)) => return Ok((response, BytesMut::new())),
+/// The head at the front of `read`, or all of it if there is none: what is wrong with it is found when it is checked.
+fn head_of_response(read: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let len = match Response::try_parse(read) {
+        Ok(None) if read.len() < MAX_HEAD => return None,
+        Ok(Some((len, _))) => len,
+        Ok(None) | Err(_) => read.len(),
     };
-    let mut waits = written;
-    let memory = waits.get_mut().get_mut();
-    below.write_all(&std::mem::take(&mut memory.output)).await?;
-    below.flush().await?;
-    let (mut rest, head) = read_head(below).await?;
-    memory.input = match rest.get(9..12) {
-        Some(b"101") => rest.split_to(head),
-        // What comes with a refusal says why.
-        _ => std::mem::take(&mut rest),
-    };
-    memory.is_all = true;
-    match waits.handshake() {
-        Ok((_, response)) => Ok((response, rest)),
-        Err(Handshake::Failure(error)) => Err(error),
-        // It has read all that there is.
-        Err(Handshake::Interrupted(_)) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-    }
-}
-
-/// Reads until the head of a response has come, the input ends, or it is too long. Returns how long it is.
-async fn read_head(below: &mut Boxed) -> io::Result<(BytesMut, usize)> {
-    let mut read = BytesMut::new();
-    loop {
-        if let Some(at) = memmem::find(&read, b"\r\n\r\n") {
-            return Ok((read, at + 4));
-        }
-        if read.len() > MAX_HEAD || fill(below, &mut read).await? == 0 {
-            let len = read.len();
-            return Ok((read, len));
-        }
-    }
-}
-
-/// The other side of a handshake that is done in memory.
-#[derive(Default)]
-struct Memory {
-    input: BytesMut,
-    /// Nothing comes behind it.
-    is_all: bool,
-    output: Vec<u8>,
-}
-
-impl Read for Memory {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() && !self.is_all {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let n = self.input.len().min(buf.len());
-        self.input.copy_to_slice(&mut buf[..n]);
-        Ok(n)
-    }
-}
-
-impl Write for Memory {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        Write::write(&mut self.output, buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Some((read[..len].to_vec(), len))
 }
 
 /// The request, or why there is none.
@@ -133,9 +81,7 @@ pub(crate) fn request(
 ) -> Result<Request<()>, String> {
     let path = if endpoint.path.is_empty() { "/" } else { &endpoint.path };
     let (scheme, authority) = (endpoint.scheme, endpoint.authority());
-    let uri = format!("{scheme}://{authority}{path}").parse::<Uri>();
-    let uri = uri.map_err(|error| format!("the endpoint: {error}"))?;
-    let request = uri.into_client_request();
+    let request = format!("{scheme}://{authority}{path}").into_client_request();
     let mut request = request.map_err(|error| format!("the endpoint: {error}"))?;
     for (name, value) in headers {
         // Values may be secret: none of them is in an error.

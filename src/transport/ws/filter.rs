@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use super::door::Door;
@@ -67,6 +68,10 @@ impl Transport for Filter {
         })
     }
 
+    fn writer(&mut self) -> &mut (dyn AsyncWrite + Unpin) {
+        self.below.writer()
+    }
+
     fn bounds(&mut self) -> Option<&mut Bounds> {
         Some(self.door.bounds())
     }
@@ -84,9 +89,9 @@ impl Transport for Filter {
         self.door.last_words(why)
     }
 
-    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let is_answered = self.door.is_answered();
-        let below = Pin::new(&mut *self.below);
+        let below = Pin::new(self.below.writer());
         // The server closes the socket when both have sent a close frame. A peer that has not yet is waited
         // for, and may have something to send before it.
         if is_answered { below.poll_shutdown(cx) } else { below.poll_flush(cx) }
@@ -131,5 +136,3 @@ impl Transport for Filter {
         self.door.drop_pongs();
     }
 }
-
-writes_through!(Filter, below);

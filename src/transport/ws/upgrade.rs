@@ -1,30 +1,25 @@
 //! The HTTP request that asks for a WebSocket, and its answer.
 
 use std::fmt;
-use std::future::poll_fn;
-use std::io;
 use std::sync::Arc;
-use std::task::Poll;
 
-use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
-use memchr::{memchr_iter, memmem};
-use tokio::io::AsyncWriteExt;
+use memchr::memchr_iter;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
-use tokio_tungstenite::tungstenite::handshake::server::{create_response, write_response};
+use tokio_tungstenite::tungstenite::handshake::server::create_response;
 
+use super::head::MAX_HEAD;
 use crate::conn::{Conn, HandshakeError};
 use crate::conn_manager::AddError;
-use crate::connection::{ReadPool, Reader};
 use crate::event::Event;
 use crate::settings::Settings;
-use crate::transport::{Boxed, Local};
+use crate::transport::Local;
 use crate::unwind::{Contained, Guard};
 
-/// The longest head of a request or a response that is read.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+/// What clients ask to upgrade to.
+const WEBSOCKET: &str = "websocket";
 
 /// A request for a WebSocket: what [`Server::ws_auth`](crate::Server::ws_auth) judges.
 pub struct Upgrade(Request<()>);
@@ -51,8 +46,28 @@ impl Upgrade {
         self.header("origin")
     }
 
+    /// Whether it is one for a WebSocket, good or bad.
+    pub(super) fn is_one(&self) -> bool {
+        self.lists(&header::UPGRADE, WEBSOCKET)
+    }
+
+    /// Writes the two headers that are lists in one line each, since the WebSocket library looks at the first
+    /// line alone.
+    fn join_lines(&mut self) {
+        for (name, item) in [(header::CONNECTION, "upgrade"), (header::UPGRADE, WEBSOCKET)] {
+            if self.lists(&name, item) {
+                self.0.headers_mut().insert(name, HeaderValue::from_static(item));
+            }
+        }
+    }
+
+    /// Whether a header that is a list has this item, in any case.
+    fn lists(&self, name: &HeaderName, item: &str) -> bool {
+        self.list(name).any(|listed| listed.eq_ignore_ascii_case(item))
+    }
+
     /// The items of a header that is a list, of all headers of that name.
-    fn list(&self, name: HeaderName) -> impl Iterator<Item = &str> {
+    fn list(&self, name: &HeaderName) -> impl Iterator<Item = &str> {
         let values = self.0.headers().get_all(name).into_iter();
         let texts = values.filter_map(|value| value.to_str().ok());
         texts.flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty())
@@ -103,7 +118,7 @@ impl<F: AsyncFn(&Upgrade, &Conn) -> bool + Send + Sync> Auth for Guard<F> {
 /// What requests must be like.
 #[derive(Clone)]
 pub(crate) struct Rules {
-    subprotocols: Arc<[Arc<str>]>,
+    subprotocols: Arc<[Subprotocol]>,
     origins: Arc<[String]>,
     auth: Option<Arc<dyn Auth>>,
 }
@@ -114,7 +129,7 @@ impl Rules {
             subprotocols: settings
                 .ws_subprotocols
                 .iter()
-                .map(|name| name.as_str().into())
+                .map(|own| Subprotocol::new(own))
                 .collect(),
             origins: settings.ws_origins.as_slice().into(),
             auth,
@@ -125,42 +140,36 @@ impl Rules {
     pub(super) async fn answer(
         &self,
         path: &str,
-        request: Request<()>,
+        mut upgrade: Upgrade,
         conn: &Conn,
     ) -> Result<Response<()>, Rejected> {
-        if !(path.is_empty() || path == request.uri().path()) {
-            return Err(Rejected::new(StatusCode::NOT_FOUND, "there is nothing at this path"));
+        let rejected = |status, why: &str| Err(Rejected::new(status, why));
+        if !(path.is_empty() || path == upgrade.path()) {
+            return rejected(StatusCode::NOT_FOUND, "there is nothing at this path");
         }
-        let upgrade = Upgrade(one_line_each(request));
+        upgrade.join_lines();
         let headers = upgrade.0.headers();
-        let response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error));
-        // Whatever else is wrong with such a request, its end is where others see it.
-        let of_http = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
-        if !response.as_ref().is_err_and(|rejected| of_http.contains(&rejected.status)) {
-            check_form(headers)?;
-        }
-        let mut response = response?;
+        check_form(headers)?;
+        let mut response = create_response(&upgrade.0).map_err(|error| Rejected::bad(&error))?;
         if !headers.contains_key(header::HOST) {
-            return Err(Rejected::new(StatusCode::BAD_REQUEST, "there is no Host"));
+            return rejected(StatusCode::BAD_REQUEST, "there is no Host");
         }
         let may = |origin: &str| self.origins.iter().any(|own| own.eq_ignore_ascii_case(origin));
         let may_come = !headers.contains_key(header::ORIGIN) || upgrade.origin().is_some_and(may);
         if !(self.origins.is_empty() || may_come) {
-            return Err(Rejected::new(
-                StatusCode::FORBIDDEN,
-                "pages of this origin may not connect",
-            ));
+            return rejected(StatusCode::FORBIDDEN, "pages of this origin may not connect");
         }
         if !self.admits(&upgrade, conn).await? {
-            return Err(Rejected::new(StatusCode::UNAUTHORIZED, "not authorized"));
+            return rejected(StatusCode::UNAUTHORIZED, "not authorized");
         }
-        let offers =
-            |own: &str| upgrade.list(header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == own);
+        let offers = |own: &Subprotocol| {
+            upgrade.list(&header::SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == own.as_str())
+        };
         if let Some(spoken) = self.subprotocols.iter().find(|own| offers(own))
-            && let Ok(value) = HeaderValue::from_str(spoken)
+            && let Ok(value) = HeaderValue::from_str(spoken.as_str())
         {
             response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, value);
-            conn.set_property(Subprotocol(Arc::clone(spoken)));
+            conn.set_property(spoken.clone());
         }
         Ok(response)
     }
@@ -208,32 +217,10 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
-/// Whether a request is one for a WebSocket, good or bad.
-pub(super) fn is_one(request: &Request<()>) -> bool {
-    let named = request.headers().get_all(header::UPGRADE).iter();
-    named
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("websocket")))
-}
-
-/// The request with a single line for each of the two headers that are lists, of which the WebSocket
-/// library looks at the first line alone.
-fn one_line_each(mut request: Request<()>) -> Request<()> {
-    for (name, wanted) in [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")] {
-        let upgrade = Upgrade(request);
-        let has = upgrade.list(name.clone()).any(|item| item.eq_ignore_ascii_case(wanted));
-        request = upgrade.0;
-        if has {
-            request.headers_mut().insert(name, HeaderValue::from_static(wanted));
-        }
-    }
-    request
-}
-
 /// A request that does not lead to a WebSocket.
 pub(super) struct Rejected {
     status: StatusCode,
-    pub(super) why: String,
+    why: String,
 }
 
 impl Rejected {
@@ -268,27 +255,21 @@ impl Rejected {
         Self::new(status, why.to_string())
     }
 
-    pub(super) fn response(&self) -> Response<()> {
-        let mut response = Response::new(());
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        headers.insert(header::CONTENT_LENGTH, self.why.len().into());
-        match self.status {
-            StatusCode::UNAUTHORIZED => {
-                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
-            }
-            StatusCode::UPGRADE_REQUIRED => {
-                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-            }
-            _ => {}
-        }
-        response
+    /// The response, with its body.
+    pub(super) fn response(&self) -> Vec<u8> {
+        let Self { status, why } = self;
+        let header_of_status = match *status {
+            StatusCode::UNAUTHORIZED => "www-authenticate: Bearer\r\n",
+            StatusCode::METHOD_NOT_ALLOWED => "allow: GET\r\n",
+            StatusCode::UPGRADE_REQUIRED => "upgrade: websocket\r\nsec-websocket-version: 13\r\n",
+            _ => "",
+        };
+        let len = why.len();
+        format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             content-length: {len}\r\n{header_of_status}\r\n{why}"
+        )
+        .into_bytes()
     }
 }
 
@@ -298,86 +279,21 @@ impl From<Rejected> for HandshakeError {
     }
 }
 
-impl fmt::Debug for Rules {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rules").field("auth", &self.auth.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// A request that has come.
-pub(super) struct Asked {
-    pub(super) request: Result<Request<()>, Rejected>,
-    /// How many bytes its head has.
-    pub(super) len: usize,
-    /// What came behind it.
-    pub(super) rest: BytesMut,
-}
-
-/// Reads the head of a request, by the worker's buffer: a peer that has sent nothing yet takes none.
-pub(super) async fn read_head(below: &mut Boxed, pool: &ReadPool) -> io::Result<Asked> {
-    let mut reader = Reader::default();
-    // How much there was when it was parsed last. What comes a byte at a time is not parsed at each.
-    let mut parsed = 0;
-    poll_fn(|cx| {
-        loop {
-            let before = reader.len();
-            match reader.poll_fill(&mut **below, pool, cx) {
-                Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(Ok(0)) => {
-                    reader.recycle(pool);
-                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-                }
-                Poll::Ready(Err(error)) => {
-                    reader.recycle(pool);
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {
-                    reader.rest(pool);
-                    return Poll::Pending;
-                }
-            }
-            let read = reader.remainder();
-            let news = &read[before.saturating_sub(2)..];
-            let may_end =
-                [&b"\n\r\n"[..], b"\n\n"].iter().any(|end| memmem::find(news, end).is_some());
-            if !may_end && read.len() < (2 * parsed).min(MAX_HEAD) {
-                continue;
-            }
-            parsed = read.len();
-            if let Some((request, len)) = parse(read) {
-                let rest = BytesMut::from(&read[len..]);
-                reader.recycle(pool);
-                return Poll::Ready(Ok(Asked { request, len, rest }));
-            }
-        }
-    })
-    .await
-}
-
 /// The request at the front of `read`, good or bad, and how long its head is; `None` if that is not all
 /// there.
-fn parse(read: &[u8]) -> Option<(Result<Request<()>, Rejected>, usize)> {
-    Some(match Request::try_parse(read) {
+pub(super) fn parse(read: &[u8]) -> Option<(Result<Upgrade, Rejected>, usize)> {
+    let rejected = |status, why| Some((Err(Rejected::new(status, why)), read.len()));
+    match Request::try_parse(read) {
+        Ok(None) if read.len() < MAX_HEAD => None,
         Ok(Some((len, _))) if len <= MAX_HEAD && has_bare_line_feed(&read[..len]) => {
             let why = "a line of the request ends without a carriage return";
-            (Err(Rejected::new(StatusCode::BAD_REQUEST, why)), len)
+            rejected(StatusCode::BAD_REQUEST, why.to_owned())
         }
-        Ok(Some((len, head))) if len <= MAX_HEAD => (Ok(head), len),
-        Ok(None) if read.len() < MAX_HEAD => return None,
+        Ok(Some((len, head))) if len <= MAX_HEAD => Some((Ok(Upgrade(head)), len)),
         Ok(_) => {
             let why = format!("the head of the request is longer than {MAX_HEAD} bytes");
-            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            (Err(Rejected::new(status, why)), read.len())
+            rejected(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)
         }
-        Err(error) => (Err(Rejected::bad(&error)), read.len()),
-    })
-}
-
-/// Sends an answer, and sees it written.
-pub(super) async fn send(below: &mut Boxed, head: &Response<()>, body: &str) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    write_response(&mut bytes, head).map_err(io::Error::other)?;
-    bytes.extend_from_slice(body.as_bytes());
-    below.write_all(&bytes).await?;
-    below.flush().await
+        Err(error) => Some((Err(Rejected::bad(&error)), read.len())),
+    }
 }

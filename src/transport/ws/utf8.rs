@@ -3,11 +3,10 @@
 use crate::codec::FrameError;
 
 /// What has come of a text, as far as it says something of what may follow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Utf8 {
-    /// A character that came in part, and how much of it.
-    part: [u8; 4],
-    have: usize,
+    /// A character that came in part.
+    part: Vec<u8>,
     /// How many bytes have come in all.
     len: usize,
 }
@@ -21,34 +20,22 @@ impl Utf8 {
     }
 
     /// More of the text has come. An error is the last that is asked.
-    pub(super) fn follow(&mut self, mut text: &[u8]) -> Result<(), FrameError> {
+    pub(super) fn follow(&mut self, text: &[u8]) -> Result<(), FrameError> {
         self.len += text.len();
-        while self.have > 0
-            && let Some((&byte, rest)) = text.split_first()
-        {
-            self.part[self.have] = byte;
-            self.have += 1;
-            text = rest;
-            match std::str::from_utf8(&self.part[..self.have]) {
-                Ok(_) => self.have = 0,
-                Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(Self::BROKEN),
-            }
-        }
-        if let Err(error) = std::str::from_utf8(text) {
-            let part = &text[error.valid_up_to()..];
-            if error.error_len().is_some() {
-                return Err(Self::BROKEN);
-            }
-            self.part[..part.len()].copy_from_slice(part);
-            self.have = part.len();
-        }
+        // Every text ends its connection: a copy of it is not worth avoiding.
+        let come = [&self.part[..], text].concat();
+        let part = match std::str::from_utf8(&come) {
+            Ok(_) => &[],
+            Err(error) if error.error_len().is_none() => &come[error.valid_up_to()..],
+            Err(_) => return Err(Self::BROKEN),
+        };
+        self.part = part.to_vec();
         Ok(())
     }
 
     /// What is wrong with a message that is this text.
     pub(super) fn end(self) -> FrameError {
-        if self.have > 0 { Self::BROKEN } else { FrameError::Text }
+        if self.part.is_empty() { FrameError::Text } else { Self::BROKEN }
     }
 }
 
