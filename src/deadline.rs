@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 
 /// How long the event loop has to look at the sockets again before a deadline that passed is judged.
@@ -21,28 +20,46 @@ pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(5);
 /// it, and a stride at least.
 const STRIDES: u32 = 8;
 
+/// Something was not done in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Late;
+
 /// Runs `future`, which waits for a peer, until `deadline`, before which the time does not count for which the
 /// process was frozen. Cancel safe if `future` is.
 pub(crate) async fn complete_by<F: Future>(
     deadline: Instant,
     future: F,
-) -> Result<F::Output, Elapsed> {
+) -> Result<F::Output, Late> {
+    complete_unless(deadline, Duration::MAX, || None, future).await
+}
+
+/// The same, until `look` returns why it is given up: that is called every `step`, or more often.
+pub(crate) async fn complete_unless<F: Future, W: From<Late>>(
+    deadline: Instant,
+    step: Duration,
+    mut look: impl FnMut() -> Option<W>,
+    future: F,
+) -> Result<F::Output, W> {
     let mut future = pin!(future);
     let mut begun = Instant::now();
     let mut left = deadline.saturating_duration_since(begun);
-    let stride = (left / STRIDES).max(SECOND_LOOK);
-    let mut look = SECOND_LOOK;
+    let reply = (left / STRIDES).max(SECOND_LOOK);
+    let stride = reply.min(step.max(SECOND_LOOK));
+    let mut last = SECOND_LOOK;
     while !left.is_zero() {
         if let Ok(completed) = timeout(left.min(stride), &mut future).await {
             return Ok(completed);
         }
+        if let Some(why) = look() {
+            return Err(why);
+        }
         let took = begun.elapsed();
         begun += took;
         let frozen = took > 2 * stride;
-        look = if frozen { stride } else { SECOND_LOOK };
+        last = if frozen { reply } else { SECOND_LOOK };
         left = left.saturating_sub(if frozen { stride } else { took });
     }
-    timeout(look, future).await
+    timeout(last, future).await.map_err(|_| Late.into())
 }
 
 #[cfg(test)]

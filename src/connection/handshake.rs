@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{Connection, Local};
 use crate::conn::{CloseReason, Conn, HandshakeError, Intake, Limits, Slot};
 use crate::conn_manager::Registration;
-use crate::deadline::complete_by;
-use crate::transport::{PeerSide, Stack, gone, part};
+use crate::deadline::{Late, complete_unless};
+use crate::transport::{PeerSide, Stack, part};
 pub(crate) use turnstile::Turnstile;
 use turnstile::Waits;
 
@@ -25,6 +25,9 @@ const SHARE: u32 = 5;
 
 /// How often it is looked, in that time, whether it waits.
 const LOOKS: u32 = 8;
+
+/// The pause between two looks at most.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// Shakes hands on this thread, and starts the connection's actor when that is done: within the
 /// deadline, which runs since the connection `began`, and unless somebody asks for its end
@@ -52,22 +55,24 @@ pub(crate) fn shake_hands(
             };
             stack.shake_hands(socket, intake.clone(), Ok(&conn), &local.read_pool).await
         });
-        let peer_side = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
+        let is_gone = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
+            PeerSide::Open => false,
             // Such a handshake needs more of the peer than what came before its end.
-            PeerSide::HalfClosed if stack.is_costly() => PeerSide::Gone,
-            side => side,
+            PeerSide::HalfClosed => stack.is_costly(),
+            PeerSide::Gone => true,
         };
-        let shaken = in_turn(&local.turnstile, &limits, began, peer, slot, intake.clone(), accept);
+        let turnstile = &local.turnstile;
+        let shaken =
+            in_turn(turnstile, &limits, began, peer, slot, intake.clone(), is_gone, accept);
         let shaken = tokio::select! {
             biased;
             () = poll_fn(|cx| conn.shared().poll_ending(cx)) => None,
             shaken = shaken => Some(shaken),
-            () = gone(peer_side) => Some(Ok(Err(HandshakeError::PeerClosed.into()))),
         };
         let (transport, failed) = match shaken {
             Some(Ok(Ok(transport))) => (Some(transport), None),
             Some(Ok(Err(failed))) => (None, Some(failed)),
-            Some(Err(Late)) => (None, Some(HandshakeError::Late.into())),
+            Some(Err(given_up)) => (None, Some(HandshakeError::from(given_up).into())),
             None => (None, None),
         };
         let mut told = None;
@@ -75,15 +80,13 @@ pub(crate) fn shake_hands(
             conn.close(CloseReason::Handshake(failed.why));
             told = failed.told;
         }
-        let ends = transport.is_none();
-        let of = Rc::clone(&local);
-        let start = || Connection::start_on(of, conn, transport, registration);
-        if ends {
-            // Hundreds may be given up at once, by their peers or by the clock.
-            Box::pin(local.stillborn.step(start)).await;
-        } else {
-            start();
-        }
+        // Hundreds may be given up at once, by their peers or by the clock.
+        let step = match transport {
+            None => Some(Box::pin(local.stillborn.begin()).await),
+            Some(_) => None,
+        };
+        Connection::start_on(Rc::clone(&local), conn, transport, registration);
+        drop(step);
         drop(living);
         // The place is another's by now.
         if let Some(told) = told
@@ -94,14 +97,40 @@ pub(crate) fn shake_hands(
     });
 }
 
-/// A handshake was not done in time.
-pub(crate) struct Late;
+/// Why a handshake is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GivenUp {
+    /// It was not done in time.
+    Late,
+    /// The peer is gone before it was begun.
+    Gone,
+}
+
+impl From<Late> for GivenUp {
+    fn from(Late: Late) -> Self {
+        Self::Late
+    }
+}
+
+impl From<GivenUp> for HandshakeError {
+    fn from(given_up: GivenUp) -> Self {
+        match given_up {
+            GivenUp::Late => Self::Late,
+            GivenUp::Gone => Self::PeerClosed,
+        }
+    }
+}
 
 /// Runs a handshake with `peer`, of an admitted connection or of one that is refused: each step when it is
 /// its turn on this thread, within the deadline, and beside no more of the same address than there may be.
 ///
-/// When as many are under way as there may be, one that waits for its peer gives way sooner: else a few
-/// peers that say nothing would hold up everybody for the whole deadline, again and again.
+/// It is given up when the peer `is_gone`. And when as many are under way as there may be, one that waits
+/// for its peer gives way sooner: else a few peers that say nothing would hold up everybody for the whole
+/// deadline, again and again.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a struct of them would be made twice and taken apart"
+)]
 pub(crate) async fn in_turn<T>(
     turnstile: &Turnstile,
     limits: &Limits,
@@ -109,43 +138,54 @@ pub(crate) async fn in_turn<T>(
     peer: IpAddr,
     slot: Slot,
     intake: Option<Rc<Intake>>,
+    is_gone: impl Fn() -> bool,
     handshake: impl Future<Output = T>,
-) -> Result<T, Late> {
+) -> Result<T, GivenUp> {
     let waits = Waits::default();
     let done = Box::pin(async {
         let (_slot, _of_ip) = limits.handshakes.admit(peer, slot).await;
         turnstile.pass(handshake, intake.as_deref(), &waits).await
     });
     let deadline = limits.handshake_deadline;
-    tokio::select! {
-        biased;
-        done = complete_by(began + deadline, done) => done.map_err(|_| Late),
-        () = overlong(limits, &waits, deadline / SHARE) => Err(Late),
-    }
+    let mut patience = Patience::new(deadline / SHARE);
+    let step = patience.step;
+    let look = || match is_gone() {
+        true => Some(GivenUp::Gone),
+        false => patience.is_over(limits, &waits).then_some(GivenUp::Late),
+    };
+    // One timer for all: crowds shake hands at once.
+    complete_unless(began + deadline, step, look, done).await
 }
 
-/// Done when there are as many handshakes as may be, and this one has waited for its peer for longer than
-/// `most`.
-async fn overlong(limits: &Limits, waits: &Waits, most: Duration) {
-    let step = most / LOOKS;
-    let (mut seen, mut waited) = (Duration::ZERO, Duration::ZERO);
-    loop {
-        sleep(step).await;
-        let Some(so_far) = waits.so_far() else { continue };
+/// How long others wait for a place because of a handshake that waits for its peer.
+struct Patience {
+    most: Duration,
+    /// The time between two looks, about.
+    step: Duration,
+    /// How long it had waited at the last one, and how much of that counts.
+    seen: Duration,
+    waited: Duration,
+}
+
+impl Patience {
+    fn new(most: Duration) -> Self {
+        let step = (most / LOOKS).min(LONGEST_LOOK);
+        Self { most, step, seen: Duration::ZERO, waited: Duration::ZERO }
+    }
+
+    /// Whether there are as many handshakes as may be, and this one has waited for too long.
+    fn is_over(&mut self, limits: &Limits, waits: &Waits) -> bool {
+        let Some(so_far) = waits.so_far() else { return false };
         // What is more than that is no wait for the peer: the process was frozen, or its thread blocked.
-        waited += so_far.saturating_sub(seen).min(step * 2);
-        seen = so_far;
-        if waited >= most && limits.handshakes.are_full() {
-            return;
-        }
+        self.waited += so_far.saturating_sub(self.seen).min(self.step * 2);
+        self.seen = so_far;
+        self.waited >= self.most && limits.handshakes.are_full()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
-    use tokio::time::{advance, timeout};
+    use tokio::time::advance;
 
     use super::*;
     use crate::settings::Settings;
@@ -158,10 +198,16 @@ mod tests {
         let _full = limits.handshakes.try_slot().unwrap();
         let waits = Waits::default();
         waits.begin();
-        let mut overlong = pin!(overlong(&limits, &waits, MOST));
-        assert!(timeout(MOST / 2, &mut overlong).await.is_err());
-        advance(MOST * 10).await;
-        assert!(timeout(MOST / 8, &mut overlong).await.is_err(), "frozen time counts for nothing");
-        assert!(timeout(MOST, &mut overlong).await.is_ok(), "and all the other time counts");
+        let mut patience = Patience::new(MOST);
+        let step = patience.step;
+        for frozen in [Duration::ZERO, MOST * 10] {
+            advance(frozen).await;
+            for _ in 0..LOOKS / 2 - 1 {
+                advance(step).await;
+                assert!(!patience.is_over(&limits, &waits), "frozen time counts for one step");
+            }
+        }
+        advance(step).await;
+        assert!(patience.is_over(&limits, &waits), "and all the other time counts");
     }
 }

@@ -257,7 +257,7 @@ mod tests {
         let (mut peer, stream) = duplex(1 << 16);
         let codec = FrameCodec::framed(AnyMessage, 100);
         let below = Box::new(Plain::new(stream));
-        let mut filter = Filter::new(below, &[], Envelope::Message, codec.clone());
+        let mut filter = Filter::new(below, Envelope::Message, codec.clone());
         let messages = [0x82, 0x81, 0, 0, 0, 0, b'x'].repeat(MESSAGES);
         peer.write_all(&messages).now_or_never().unwrap().unwrap();
 

@@ -113,7 +113,11 @@ impl TurnAway {
             let told = match slot {
                 Some(slot) => {
                     let turnstile = &local.turnstile;
-                    in_turn(turnstile, &limits, began, peer, slot, intake, refuse).await.ok()
+                    // Who is refused is read at once, and so found gone.
+                    let is_gone = || false;
+                    in_turn(turnstile, &limits, began, peer, slot, intake, is_gone, refuse)
+                        .await
+                        .ok()
                 }
                 None => complete_by(began + limits.handshake_deadline, refuse).await.ok(),
             };

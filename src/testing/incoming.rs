@@ -37,7 +37,7 @@ pub fn read_ws<'a>(
     let (peer, stream) = duplex(usize::MAX);
     let envelope = if from_client { Envelope::Message } else { Envelope::Masked };
     let below = Box::new(Plain::new(stream));
-    let mut filter = Filter::new(below, &[], envelope, codec.clone());
+    let mut filter = Filter::new(below, envelope, codec.clone());
     let (mut reader, pool) = (Reader::default(), ReadPool::default());
     let (mut frames, mut sent) = (Vec::new(), Vec::new());
     let (mut peer, mut pieces) = (Some(peer), pieces);

@@ -66,8 +66,8 @@ impl ServerWs {
         if let Err(rejected) = judged {
             return Err(Failed { why: rejected.into(), told: Some(below) });
         }
-        let filter = Filter::new(below, &head.rest, Envelope::Message, self.codec.clone());
-        Ok(Box::new(filter.after_handshake(head.len)))
+        let filter = Filter::new(below, Envelope::Message, self.codec.clone());
+        Ok(Box::new(filter.behind_handshake(head.len, head.rest)))
     }
 }
 

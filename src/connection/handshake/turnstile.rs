@@ -50,16 +50,16 @@ impl Turnstile {
     ) -> T {
         let mut handshake = pin!(handshake);
         loop {
-            let turn = self.turn().await;
-            let began = Instant::now();
-            let step = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
-            self.end(turn, began);
-            if let Poll::Ready(done) = step {
+            let step = self.begin().await;
+            let polled = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+            drop(step);
+            if let Poll::Ready(done) = polled {
                 return done;
             }
             waits.begin();
             if intake.is_some_and(Intake::take_refused) {
-                let _ = timeout(PAUSE, woken()).await;
+                // Seldom, and each handshake would have room for it.
+                let _ = Box::pin(timeout(PAUSE, woken())).await;
             } else {
                 woken().await;
             }
@@ -67,24 +67,26 @@ impl Turnstile {
         }
     }
 
-    /// Does what takes a single step, in turn. Cancel safe.
-    pub(crate) async fn step<T>(&self, step: impl FnOnce() -> T) -> T {
-        let turn = self.turn().await;
-        let began = Instant::now();
-        let done = step();
-        self.end(turn, began);
-        done
-    }
-
-    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+    /// Begins a step when it is its turn. Cancel safe.
+    pub(crate) async fn begin(&self) -> Step<'_> {
         // The semaphore is never closed.
-        Arc::clone(&self.turn).acquire_owned().await.ok()
+        let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
+        Step { turnstile: self, turn, began: Instant::now() }
     }
+}
 
-    /// Ends a turn that began then, and lets the next one take its turn: at once, or when the others had
-    /// theirs.
-    fn end(&self, turn: Option<OwnedSemaphorePermit>, began: Instant) {
-        if self.share.spend(began) {
+/// A step, until it is dropped.
+pub(crate) struct Step<'a> {
+    turnstile: &'a Turnstile,
+    turn: Option<OwnedSemaphorePermit>,
+    began: Instant,
+}
+
+impl Drop for Step<'_> {
+    /// Lets the next one take its turn: at once, or when the others had theirs.
+    fn drop(&mut self) {
+        let turn = self.turn.take();
+        if self.turnstile.share.spend(self.began) {
             // A task of its own: this one goes on.
             actix_rt::spawn(async move {
                 others().await;

@@ -6,11 +6,11 @@ use tokio::io::AsyncReadExt;
 use tokio::task::yield_now;
 
 use super::*;
-use crate::conn_manager::{Add, AddError, ConnManager};
+use crate::conn_manager::{Add, ConnManager};
 use crate::connection::ReadPool;
 use crate::endpoint::{ListenAddr, Scheme};
 use crate::testing::{settings, within};
-use crate::transport::{Failed, Layer, Local as Future, Refused};
+use crate::transport::{Failed, Layer, Local as Future, Peer};
 
 /// More than a worker serves in one turn.
 const STRANGERS: usize = 200;
@@ -113,18 +113,14 @@ async fn a_message_that_comes_while_strangers_wait_to_be_served_is_handled_befor
 struct Never(AtomicUsize);
 
 impl Layer for Never {
-    fn accept<'a>(
+    fn shake_hands<'a>(
         &'a self,
         _: Boxed,
-        _: &'a Conn,
+        _: Peer<'a>,
         _: &'a ReadPool,
     ) -> Future<'a, Result<Boxed, Failed>> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(std::future::pending())
-    }
-
-    fn refuse<'a>(&'a self, _: Boxed, _: &'a AddError, _: &'a ReadPool) -> Future<'a, Refused> {
-        Box::pin(async { Refused::Gone })
     }
 }
 

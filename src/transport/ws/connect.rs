@@ -39,7 +39,7 @@ pub(crate) async fn connect(
     let sent = generate_request(request.clone());
     let (sent, _) = sent.map_err(|error| failed(error.to_string()))?;
     send(&mut below, &sent).await?;
-    let Head { parsed: head, rest, .. } =
+    let Head { parsed: head, len, rest } =
         read_head(&mut below, &ReadPool::default(), head_of_response).await?;
     // The library checks the response. It shakes hands in memory, where it writes the request over itself, and
     // is given no byte behind the head.
@@ -49,8 +49,8 @@ pub(crate) async fn connect(
         Ok((_, response)) => {
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
             let chosen = chosen.and_then(|name| name.to_str().ok()).map(Subprotocol::new);
-            let filter = Filter::new(below, &rest, Envelope::Masked, codec.clone());
-            Ok((Box::new(filter), chosen))
+            let filter = Filter::new(below, Envelope::Masked, codec.clone());
+            Ok((Box::new(filter.behind_handshake(len, rest)), chosen))
         }
         // What comes with a refusal says why.
         Err(Handshake::Failure(Error::Http(response))) => {

@@ -51,15 +51,13 @@ pub(super) struct Door {
     /// The same with what came of the frame that is not complete, of that message or not.
     part: usize,
     bounds: Bounds,
-    /// The payload of a control frame, as far as it has come.
+    /// The payload of a control frame, as far as it has come; that of a close frame until it is answered.
     control: Vec<u8>,
     /// What has come of a text, of which nothing is kept.
-    text: Option<Utf8>,
+    text: Option<Box<Utf8>>,
     /// Replies to pings, and where the last one begins.
     pongs: BytesMut,
     last_pong: usize,
-    /// What the peer's close frame said, until it is answered.
-    close: Option<Vec<u8>>,
     /// Why nothing more is read.
     over: Option<CloseReason>,
     /// Payloads are thrown away, and errors are no news.
@@ -68,8 +66,9 @@ pub(super) struct Door {
     lingers: bool,
     /// How many bytes came since it was over.
     read_away: usize,
-    /// The peer has sent a close frame.
+    /// The peer has sent a close frame, and it is to be answered with the same.
     is_closed: bool,
+    echoes: bool,
     /// The peer has ended its output.
     at_end: bool,
     sent: Sent,
@@ -123,12 +122,12 @@ impl Door {
             text: None,
             pongs: BytesMut::new(),
             last_pong: 0,
-            close: None,
             over: None,
             away: false,
             lingers: false,
             read_away: 0,
             is_closed: false,
+            echoes: false,
             at_end: false,
             sent: Sent::No,
             overhead: Overhead::default(),
@@ -169,7 +168,7 @@ impl Door {
                 key.rotate_left(n % 4);
             }
             if self.frame.is_control() {
-                if self.frame.len <= MAX_CONTROL {
+                if self.frame.len <= MAX_CONTROL && !self.is_closed {
                     self.control.extend_from_slice(payload);
                 }
             } else if let Some(text) = &mut self.text {
@@ -232,7 +231,7 @@ impl Door {
         }
         if !self.away {
             match self.check(&header) {
-                Ok(()) if header.opcode == Opcode::Text => self.text = Some(Utf8::default()),
+                Ok(()) if header.opcode == Opcode::Text => self.text = Some(Box::default()),
                 Ok(()) => {}
                 Err(error) => self.fail(error),
             }
@@ -280,7 +279,7 @@ impl Door {
         }
         let max = self.codec.largest_frame();
         let most = max.saturating_mul(FRAGMENTED).saturating_add(MAX_HEADER);
-        let have = self.text.as_ref().map_or(self.bounds.open, Utf8::len);
+        let have = self.text.as_ref().map_or(self.bounds.open, |text| text.len());
         if header.len > (max - have) as u64 || self.part > most {
             return Err(FrameError::MessageTooLong { max });
         }
@@ -325,24 +324,28 @@ impl Door {
     }
 
     fn end_control(&mut self) {
-        let said = std::mem::take(&mut self.control);
-        // Of close frames there is one.
-        if self.frame.opcode != Opcode::Close {
+        let opcode = self.frame.opcode;
+        if opcode != Opcode::Close {
             self.overhead.controls += 1;
         }
-        match self.frame.opcode {
-            Opcode::Ping if !self.away => self.reply_to_ping(&said),
-            Opcode::Close => {
-                self.is_closed = true;
-                if self.over.is_none() {
-                    match reason_of(&said) {
-                        Ok(why) => (self.over, self.close) = (Some(why), Some(said)),
-                        Err(error) => self.fail(error),
-                    }
+        // Of close frames there is one, and nothing follows it.
+        if self.is_closed {
+            return;
+        }
+        if opcode == Opcode::Close {
+            self.is_closed = true;
+            if self.over.is_none() {
+                match reason_of(&self.control) {
+                    Ok(why) => (self.over, self.echoes) = (Some(why), true),
+                    Err(error) => self.fail(error),
                 }
-                self.away = true;
             }
-            _ => {}
+            self.away = true;
+            return;
+        }
+        let said = std::mem::take(&mut self.control);
+        if opcode == Opcode::Ping && !self.away {
+            self.reply_to_ping(&said);
         }
     }
 
@@ -351,7 +354,7 @@ impl Door {
             self.pongs.truncate(self.last_pong);
         }
         self.last_pong = self.pongs.len();
-        self.envelope.put_control(Opcode::PONG, said, &mut self.pongs);
+        self.envelope.put_control(Opcode::Pong as u8, said, &mut self.pongs);
     }
 
     fn fail(&mut self, error: FrameError) {
@@ -392,6 +395,11 @@ impl Door {
         })
     }
 
+    /// The peer's part of the handshake was this long.
+    pub(super) fn note_handshake(&mut self, len: usize) {
+        self.overhead.handshake = len as u64;
+    }
+
     /// What has come that is no payload of a message, since this was asked.
     pub(super) fn take_overhead(&mut self) -> Overhead {
         std::mem::take(&mut self.overhead)
@@ -418,7 +426,7 @@ impl Door {
         if self.sent != Sent::No {
             return None;
         }
-        if self.close.is_some() {
+        if self.echoes {
             return self.reply_to_close();
         }
         (!self.pongs.is_empty()).then(|| std::mem::take(&mut self.pongs).freeze())
@@ -431,14 +439,17 @@ impl Door {
         }
         self.reply_to_close().or_else(|| {
             self.sent = if self.is_closed { Sent::Reply } else { Sent::First };
-            Some(self.envelope.control(Opcode::CLOSE, &close_payload(why)))
+            Some(self.envelope.control(Opcode::Close as u8, &close_payload(why)))
         })
     }
 
     fn reply_to_close(&mut self) -> Option<Bytes> {
-        let said = self.close.take()?;
+        if !std::mem::take(&mut self.echoes) {
+            return None;
+        }
+        let said = std::mem::take(&mut self.control);
         self.sent = Sent::Reply;
-        Some(self.envelope.control(Opcode::CLOSE, &said))
+        Some(self.envelope.control(Opcode::Close as u8, &said))
     }
 
     /// Whether the peer has sent a close frame, and takes nothing more.

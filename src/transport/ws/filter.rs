@@ -20,21 +20,18 @@ pub(crate) struct Filter {
     below: Boxed,
     door: Door,
     /// What came behind the handshake.
-    rest: BytesMut,
-    /// How long the peer's part of the handshake was, until somebody asks.
-    handshake: u64,
+    rest: Vec<u8>,
 }
 
 impl Filter {
-    /// `rest` is copied: a part of the handshake's buffer, even an empty one, would keep all of it.
-    pub(crate) fn new(below: Boxed, rest: &[u8], envelope: Envelope, codec: FrameCodec) -> Self {
-        let rest = BytesMut::from(rest);
-        Self { below, door: Door::new(envelope, codec), rest, handshake: 0 }
+    pub(crate) fn new(below: Boxed, envelope: Envelope, codec: FrameCodec) -> Self {
+        Self { below, door: Door::new(envelope, codec), rest: Vec::new() }
     }
 
-    /// The peer has sent `len` bytes for the handshake.
-    pub(super) fn after_handshake(mut self, len: usize) -> Self {
-        self.handshake = len as u64;
+    /// The peer's part of the handshake was `len` bytes long, and `rest` came behind it.
+    pub(super) fn behind_handshake(mut self, len: usize, rest: Vec<u8>) -> Self {
+        self.door.note_handshake(len);
+        self.rest = rest;
         self
     }
 }
@@ -128,7 +125,7 @@ impl Transport for Filter {
 
     fn take_overhead(&mut self) -> Overhead {
         let (below, own) = (self.below.take_overhead(), self.door.take_overhead());
-        let handshake = below.handshake + std::mem::take(&mut self.handshake);
+        let handshake = below.handshake + own.handshake;
         Overhead { handshake, bytes: below.bytes + own.bytes, ..own }
     }
 

@@ -7,27 +7,26 @@ pub(super) const MAX_HEADER: usize = 14;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {
     /// More of the message that has begun.
-    Continuation,
-    Text,
-    Binary,
-    Close,
-    Ping,
-    Pong,
+    Continuation = 0,
+    Text = 1,
+    Binary = 2,
+    Close = 8,
+    Ping = 9,
+    Pong = 10,
+    /// One of the others.
     Reserved,
 }
 
 impl Opcode {
-    pub(super) const CLOSE: u8 = 8;
-    pub(super) const PONG: u8 = 10;
-
+    #[inline]
     fn of(bits: u8) -> Self {
         match bits {
             0 => Self::Continuation,
             1 => Self::Text,
             2 => Self::Binary,
-            Self::CLOSE => Self::Close,
+            8 => Self::Close,
             9 => Self::Ping,
-            Self::PONG => Self::Pong,
+            10 => Self::Pong,
             _ => Self::Reserved,
         }
     }

@@ -53,7 +53,7 @@ async fn over(
             msg
         })
         .on_conn_stop(move |_, why| tell.send(why.clone()).unwrap());
-    let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
+    let filter = Box::new(Filter::new(below, Envelope::Message, codec));
     (ends, TestConnection::over_ws(server, filter).await)
 }
 
@@ -334,7 +334,7 @@ async fn pongs_stand_between_frames_however_little_the_peer_takes() {
         let server = Server::new(settings()).route_fn(1, async |msg: Inbound| msg);
         let below = Box::new(Plain::new(stream));
         let codec = FrameCodec::new(settings().wire_format, settings().max_packet_size);
-        let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
+        let filter = Box::new(Filter::new(below, Envelope::Message, codec));
         let _connection = TestConnection::over_ws(server, filter).await;
         let packets: Vec<_> = (0..100_u8)
             .map(|n| [&[n, 0, 0, 0, 1, 0, 0, 0][..], &vec![n; n.into()]].concat())
@@ -380,7 +380,7 @@ async fn a_framing_that_takes_any_message_gets_each_of_several_in_a_read() {
     let server = Server::new(settings()).framing(AnyMessage).route_fn(1, async |msg: Inbound| msg);
     let below = Box::new(Plain::new(stream));
     let codec = FrameCodec::framed(AnyMessage, 100);
-    let filter = Box::new(Filter::new(below, &[], Envelope::Message, codec));
+    let filter = Box::new(Filter::new(below, Envelope::Message, codec));
     let _connection = TestConnection::over_ws(server, filter).await;
     let stream = [
         masked(0x82, b"one"),
