@@ -245,8 +245,14 @@ impl FrameCodec {
     /// The caller has checked that `payload_len` fits the header's 32 bits.
     #[inline]
     pub(crate) fn put_header(&self, id: MsgId, payload_len: usize, dst: &mut BytesMut) {
+        dst.put_slice(&self.header(id, payload_len));
+    }
+
+    /// The header of a frame of a built-in format, on the same condition.
+    #[inline]
+    pub(crate) fn header(&self, id: MsgId, payload_len: usize) -> [u8; HEADER_LEN] {
         debug_assert!(u32::try_from(payload_len).is_ok());
-        dst.put_slice(&self.wire.header(Header { id, len: payload_len as u32 }));
+        self.wire.header(Header { id, len: payload_len as u32 })
     }
 
     /// The length of the frame whose header stands at the front of `src`; the limit does not count.

@@ -55,6 +55,13 @@ impl Envelope {
         }
     }
 
+    /// The header of a message with a frame of this length, if it is one of the shortest.
+    #[inline]
+    pub(crate) fn short_header(self, frame_len: usize) -> Option<[u8; 2]> {
+        let is_short = self == Self::Message && frame_len <= 125;
+        is_short.then_some([FIN_BINARY, frame_len as u8])
+    }
+
     /// Appends a frame of this length, which `put` appends, in its envelope.
     #[inline]
     pub(crate) fn put(self, frame_len: usize, dst: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {

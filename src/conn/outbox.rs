@@ -60,7 +60,13 @@ impl Form<'_> {
     #[inline(never)]
     fn put_in(self, envelope: Envelope, id: MsgId, payload: &[u8], dst: &mut BytesMut) {
         let len = HEADER_LEN + payload.len();
-        envelope.put(len, dst, |dst| self.put_bare(id, payload, dst));
+        let Some([a, b]) = envelope.short_header(len) else {
+            return envelope.put(len, dst, |dst| self.put_bare(id, payload, dst));
+        };
+        // Both headers at once.
+        let [c, d, e, f, g, h, i, j] = self.codec.header(id, payload.len());
+        dst.put_slice(&[a, b, c, d, e, f, g, h, i, j]);
+        dst.extend_from_slice(payload);
     }
 
     /// How long the frame whose beginning stands at the front of `bytes` is with what stands around it.

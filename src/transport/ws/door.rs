@@ -143,18 +143,7 @@ impl Door {
         let mut kept = Kept { begin: 0, end: from };
         let mut at = from;
         while at < buffer.len() {
-            if let Some((header, len)) = self.whole_message(&buffer[at..]) {
-                let n = header.len as usize;
-                at += len;
-                if let Some(key) = header.key {
-                    mask(&mut buffer[at..at + n], key);
-                }
-                kept.add(buffer, at, n);
-                at += n;
-                self.bounds.open = n;
-                self.end_message(&buffer[kept.end - n..kept.end]);
-                continue;
-            }
+            at = self.take_whole_messages(buffer, at, &mut kept);
             if self.left == 0 {
                 let Some(len) = self.take_header(&buffer[at..]) else { break };
                 at += len;
@@ -193,17 +182,36 @@ impl Door {
         self.overhead.bytes += (come - buffer.len()) as u64;
     }
 
-    /// The header at the front of `bytes`, and how long it is, if it begins a message of one frame that is
-    /// all there and in order, as most are: nothing need be remembered of that.
+    /// Takes messages of one frame that are all there, as most are: nothing need be remembered of those.
+    /// Returns where something else begins.
     #[inline]
-    fn whole_message(&self, bytes: &[u8]) -> Option<(Header, usize)> {
-        if self.left > 0 || self.have > 0 || self.begun > 0 || self.away {
-            return None;
+    fn take_whole_messages(
+        &mut self,
+        buffer: &mut BytesMut,
+        mut at: usize,
+        kept: &mut Kept,
+    ) -> usize {
+        if self.left > 0 || self.have > 0 || self.begun > 0 {
+            return at;
         }
-        let (header, len) = Header::parse(bytes)?;
-        let is_whole = header.len <= (bytes.len() - len) as u64;
-        let is_binary = header.opcode == Opcode::Binary && header.fin;
-        (is_binary && is_whole && self.check(&header).is_ok()).then_some((header, len))
+        while !self.away
+            && let Some((header, len)) = Header::parse(&buffer[at..])
+            && header.opcode == Opcode::Binary
+            && header.fin
+            && header.len <= (buffer.len() - at - len) as u64
+            && self.check(&header).is_ok()
+        {
+            let n = header.len as usize;
+            at += len;
+            if let Some(key) = header.key {
+                mask(&mut buffer[at..at + n], key);
+            }
+            kept.add(buffer, at, n);
+            at += n;
+            self.bounds.open = n;
+            self.end_message(&buffer[kept.end - n..kept.end]);
+        }
+        at
     }
 
     /// Takes a header off the front of `bytes`, of which a part may have come before. Returns how many
