@@ -123,8 +123,8 @@ impl ConnManager {
         let known = self.connections.get(id).is_some_and(|known| known.is(conn));
         if known && self.connections.remove(id) {
             self.admission.leave(conn.peer_addr().ip());
-            let why = conn.shared().closing().unwrap_or(CloseReason::WorkerGone);
-            conn.emit(Event::Removed { conn, why: &why, connected: self.connections.len() });
+            let why = conn.shared().why();
+            conn.emit(Event::Removed { conn, why, connected: self.connections.len() });
             self.waiting.remove(&id);
             self.unpark();
         }

@@ -275,9 +275,8 @@ impl Connection {
     /// acknowledged, a peer that neither spoke nor was written to since the ending began is not waited
     /// for.
     fn poll_linger(&mut self, turn: &mut Turn, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let why = self.why();
         if !self.shut {
-            ready!(self.link.poll_end(&why, cx));
+            ready!(self.link.poll_end(self.why(), cx));
             self.shut = true;
             self.link.read_away();
         }
@@ -296,7 +295,7 @@ impl Connection {
         }
         // For one that has closed its side first, or has said that it takes nothing more, nobody watches.
         let closed_first =
-            || matches!(why, CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
+            || matches!(self.why(), CloseReason::PeerClosed | CloseReason::PeerClosedWith { .. });
         let is_done = || closed_first() || self.link.is_deaf() || self.link.is_acknowledged();
         if self.parted && (!self.link.taken.get() || is_done()) {
             self.confirmed = true;
@@ -401,15 +400,15 @@ impl Connection {
         if let Some(key) = self.key.take() {
             self.local.remove(key);
         }
-        let why = self.why();
-        let unsent = self.link.close(&why);
-        let unconfirmed = self.is_unconfirmed(&why, unsent);
         self.acknowledgement = None;
         self.deadlines.clear(Due::Write);
         self.deadlines.clear(Due::Linger);
+        let why = self.why();
+        let unsent = self.link.close(why);
+        let unconfirmed = self.is_unconfirmed(why, unsent);
         let (conn, unhandled) = (&self.link.conn, self.input.unhandled());
         conn.shared().set_stuck(0);
-        conn.emit(Event::Closed { conn, why: &why, unsent, unhandled, unconfirmed });
+        conn.emit(Event::Closed { conn, why, unsent, unhandled, unconfirmed });
     }
 
     /// Whether the system holds bytes that the peer's has not acknowledged, for all that is known, when
@@ -425,7 +424,7 @@ impl Connection {
     fn finish(&mut self) {
         self.ended = true;
         if std::mem::take(&mut self.started) {
-            self.local.hooks.stop(self.conn(), &self.why());
+            self.local.hooks.stop(self.conn(), self.why());
         }
         self.conn().shared().retire();
         self.conn().shared().properties.end();
@@ -439,8 +438,8 @@ impl Connection {
         self.finish();
     }
 
-    fn why(&self) -> CloseReason {
-        self.conn().shared().closing().unwrap_or(CloseReason::WorkerGone)
+    fn why(&self) -> &CloseReason {
+        self.conn().shared().why()
     }
 }
 

@@ -471,7 +471,7 @@ impl fmt::Display for Event<'_> {
             Self::CutShort { conn, messages, worker_ended } => {
                 let why = if *worker_ended {
                     "its worker was stopped before it had ended"
-                } else if conn.shared().closing() == Some(CloseReason::PeerClosed) {
+                } else if conn.shared().closing() == Some(&CloseReason::PeerClosed) {
                     "half_closed_ms or the drain deadline passed"
                 } else {
                     "the drain deadline passed"

@@ -70,7 +70,7 @@ impl Turn {
 }
 
 /// Work for strangers may take so much time before the thread's other tasks have their turn. A signature
-/// takes more, a connection that is served a fraction.
+/// takes more.
 const SHARE: Duration = Duration::from_micros(100);
 
 /// Pieces of such work that are so far apart are not added up: meanwhile the others had their turn, or there was
@@ -81,20 +81,11 @@ const APART: Duration = Duration::from_millis(1);
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     spent: Cell<Duration>,
-    /// How many pieces that were.
-    pieces: Cell<u32>,
-    /// So many a turn has at least.
-    least: u32,
     /// When the last piece of work ended.
     last: Cell<Option<Instant>>,
 }
 
 impl Share {
-    /// Of pieces that are small: a pause costs as much as a part of one.
-    pub(crate) fn of_at_least(least: u32) -> Self {
-        Self { least, ..Self::default() }
-    }
-
     /// Counts a piece of work that began then and ends now. True if the others' turn has come.
     pub(crate) fn spend(&self, began: Instant) -> bool {
         self.count(began, Instant::now())
@@ -102,13 +93,11 @@ impl Share {
 
     fn count(&self, began: Instant, ended: Instant) -> bool {
         let is_next = self.last.get().is_some_and(|last| began.duration_since(last) < APART);
-        let (spent, pieces) =
-            if is_next { (self.spent.get(), self.pieces.get()) } else { (Duration::ZERO, 0) };
-        let (spent, pieces) = (spent + ended.duration_since(began), pieces + 1);
-        let is_over = spent >= SHARE && pieces >= self.least;
+        let spent = if is_next { self.spent.get() } else { Duration::ZERO };
+        let spent = spent + ended.duration_since(began);
+        let is_over = spent >= SHARE;
         self.last.set(Some(ended));
         self.spent.set(if is_over { Duration::ZERO } else { spent });
-        self.pieces.set(if is_over { 0 } else { pieces });
         is_over
     }
 }
@@ -132,13 +121,6 @@ mod tests {
         let pieces: Vec<_> = (0..8).map(|n| start + SHARE / 4 * n).collect();
         let turns: Vec<_> = pieces.iter().map(|at| share.count(*at, *at + SHARE / 4)).collect();
         assert_eq!(turns, [false, false, false, true, false, false, false, true]);
-    }
-
-    #[test]
-    fn a_turn_of_small_pieces_has_so_many_of_them_at_least() {
-        let (share, at) = (Share::of_at_least(3), Instant::now());
-        let turns: Vec<_> = (0..6).map(|_| share.count(at, at + SHARE)).collect();
-        assert_eq!(turns, [false, false, true, false, false, true]);
     }
 
     #[test]

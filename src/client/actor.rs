@@ -189,7 +189,7 @@ impl Life {
             conn.stop();
             self.lives.over().await;
         }
-        let why = conn.shared().closing().unwrap_or(CloseReason::WorkerGone);
+        let why = conn.shared().why().clone();
         self.shared.disconnect(&why);
         // By now the manager has heard of the end and told of it.
         let _ = self.manager.send(Len).await;

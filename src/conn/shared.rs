@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub(crate) struct Shared {
     pub(crate) properties: Properties,
     /// Which worker has the connection.
     worker: AtomicU32,
-    /// Whether `closing` is set, to be asked without the lock.
-    ending: AtomicBool,
+    /// Why the connection ends; set once, under the lock. From then on nothing is accepted, unless `draining`.
+    closing: OnceLock<CloseReason>,
     /// Whether the outbox has frames that the writer has not taken, to be asked without the lock.
     queued: AtomicBool,
     /// Whether a socket stands behind this handle whose end will deregister it.
@@ -61,8 +61,6 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 struct State {
     outbox: Outbox,
-    /// Why the connection ends; set once. From then on nothing is accepted, unless `draining`.
-    closing: Option<CloseReason>,
     /// The ending lets handlers answer what they have.
     draining: bool,
     /// The ending waits for nothing.
@@ -106,29 +104,6 @@ impl Pushed {
 }
 
 impl State {
-    fn accepts(&self) -> bool {
-        self.closing.is_none() || self.draining && !self.cut
-    }
-
-    fn ending(&self) -> Option<Ending> {
-        match self.closing.as_ref()?.ending() {
-            _ if self.cut => Some(Ending::Cut),
-            Ending::Drain if !self.draining => Some(Ending::Flush),
-            ending => Some(ending),
-        }
-    }
-
-    /// Remembers why the connection ends. What a peer does after its final word is its final close.
-    fn end_for(&mut self, reason: CloseReason) {
-        self.is_final |= reason.is_final();
-        self.closing = Some(match reason {
-            CloseReason::PeerClosed | CloseReason::Io(_) if self.is_final => {
-                CloseReason::PeerClosedFinally
-            }
-            reason => reason,
-        });
-    }
-
     #[must_use = "the actor must be woken"]
     fn schedule(&mut self) -> Option<Waker> {
         if self.scheduled {
@@ -158,7 +133,7 @@ impl Shared {
             window: Window::default(),
             properties: Properties::default(),
             worker: AtomicU32::new(0),
-            ending: AtomicBool::new(false),
+            closing: OnceLock::new(),
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
@@ -216,7 +191,7 @@ impl Shared {
     pub(crate) fn push_reply(&self, frame: Frame) -> Result<(), SendError> {
         let (frame, encoded) = self.limits.encode_unless_plain(self.limits.check_answer(frame)?)?;
         let state = self.lock();
-        if !state.accepts() {
+        if !self.accepts(&state) {
             return Err(SendError::Closed(frame));
         }
         self.queue_reply(state, frame.payload.len(), |outbox, form| match &encoded {
@@ -235,7 +210,7 @@ impl Shared {
             return false;
         }
         let state = self.lock();
-        let accepts = state.accepts();
+        let accepts = self.accepts(&state);
         if accepts {
             let put = |outbox: &mut Outbox, form: Form<'_>| outbox.push_copy(form, id, payload);
             self.queue_reply(state, payload.len(), put);
@@ -284,7 +259,7 @@ impl Shared {
         room.as_mut().enable();
         {
             let mut state = self.lock();
-            if !state.accepts() || !state.outbox.lasting().exceeds(self.rest_beside(len)) {
+            if !self.accepts(&state) || !state.outbox.lasting().exceeds(self.rest_beside(len)) {
                 return;
             }
             state.awaited = true;
@@ -306,7 +281,7 @@ impl Shared {
     /// [make](Outbox::make_room) some.
     fn accept(&self, len: usize, put: impl FnOnce(&mut Outbox)) -> Pushed {
         let mut state = self.lock();
-        if !state.accepts() {
+        if !self.accepts(&state) {
             return Pushed::Closed;
         }
         let Some(displaced) = state.outbox.make_room(self.rest_beside(len)) else {
@@ -379,12 +354,11 @@ impl Shared {
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
         let mut state = self.lock();
         let drains = reason.ending() == Ending::Drain;
-        let first = state.closing.is_none();
+        let first = !self.is_ending();
         if first {
             state.draining = drains;
             state.cut = reason.ending() == Ending::Cut;
-            state.end_for(reason);
-            self.ending.store(true, Ordering::Release);
+            self.end_for(reason, &mut state);
         } else if reason.ending() == Ending::Cut && !state.cut {
             state.cut = true;
         } else if drains || !state.draining {
@@ -413,12 +387,11 @@ impl Shared {
         last: Option<(&Frame, Option<&Encoded>)>,
     ) -> bool {
         let mut state = self.lock();
-        if !state.accepts() {
+        if !self.accepts(&state) {
             return false;
         }
         state.draining = false;
-        state.end_for(reason);
-        self.ending.store(true, Ordering::Release);
+        self.end_for(reason, &mut state);
         let awaited = std::mem::take(&mut state.awaited);
         self.queue(state, |outbox| match last {
             None => {}
@@ -442,7 +415,7 @@ impl Shared {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_ending() && !self.lock().accepts()
+        self.is_ending() && !self.accepts(&self.lock())
     }
 
     /// Whether the connection ends without waiting for anything.
@@ -453,12 +426,42 @@ impl Shared {
     /// Whether somebody asked the connection to end.
     #[inline]
     pub(crate) fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire)
+        self.closing.get().is_some()
     }
 
     /// Why the connection ends, if it does.
-    pub(crate) fn closing(&self) -> Option<CloseReason> {
-        self.lock().closing.clone()
+    pub(crate) fn closing(&self) -> Option<&CloseReason> {
+        self.closing.get()
+    }
+
+    /// The same, when it has ended.
+    pub(crate) fn why(&self) -> &CloseReason {
+        self.closing().unwrap_or(&CloseReason::WorkerGone)
+    }
+
+    fn accepts(&self, state: &State) -> bool {
+        !self.is_ending() || state.draining && !state.cut
+    }
+
+    fn ending(&self, state: &State) -> Option<Ending> {
+        match self.closing()?.ending() {
+            _ if state.cut => Some(Ending::Cut),
+            Ending::Drain if !state.draining => Some(Ending::Flush),
+            ending => Some(ending),
+        }
+    }
+
+    /// Remembers why the connection ends. What a peer does after its final word is its final close.
+    fn end_for(&self, reason: CloseReason, state: &mut State) {
+        state.is_final |= reason.is_final();
+        let reason = match reason {
+            CloseReason::PeerClosed | CloseReason::Io(_) if state.is_final => {
+                CloseReason::PeerClosedFinally
+            }
+            reason => reason,
+        };
+        // The first one stays.
+        let _ = self.closing.set(reason);
     }
 
     /// Gives `n` places of the window back.
@@ -501,7 +504,7 @@ impl Shared {
     /// Waits for somebody to ask for the end of a connection whose actor is yet to be.
     pub(crate) fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.closing.is_some() {
+        if self.is_ending() {
             return Poll::Ready(());
         }
         state.scheduled = false;
@@ -522,7 +525,7 @@ impl Shared {
             state.waker = Some(waker.clone());
         }
         state.outbox.lend(buffer);
-        state.ending()
+        self.ending(&state)
     }
 
     /// Ends a turn, unless there is something to do: frames to write while `can_write`, an ending
@@ -534,7 +537,7 @@ impl Shared {
         let mut state = self.lock();
         let pending = state.outbox.has_queued();
         let freed = std::mem::take(&mut state.freed);
-        if (can_write && pending) || state.ending() != known || freed {
+        if (can_write && pending) || self.ending(&state) != known || freed {
             return TurnEnd::Again;
         }
         state.scheduled = false;
@@ -639,8 +642,7 @@ impl Shared {
     pub(crate) fn cut(&self, batch: &Batch, kept: usize) -> Unsent {
         let mut state = self.lock();
         state.draining = false;
-        state.closing.get_or_insert(CloseReason::WorkerGone);
-        self.ending.store(true, Ordering::Release);
+        self.closing.get_or_init(|| CloseReason::WorkerGone);
         let outbox = std::mem::take(&mut state.outbox);
         let awaited = std::mem::take(&mut state.awaited);
         drop(state);

@@ -390,7 +390,8 @@ impl Link {
         }
         count(batch, self.conn.shared());
         let cut = self.conn.shared().cut(batch, std::mem::take(kept).bytes);
-        (*batch, *parked) = (Batch::default(), Vec::new());
+        *batch = Batch::default();
+        parked.clear();
         Unsent { frames: cut.frames + lost.frames, bytes: cut.bytes + lost.bytes }
     }
 }

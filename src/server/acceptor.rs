@@ -136,9 +136,10 @@ impl<L: Listen> Acceptor<L> {
         let mut pause = None;
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
+        // Those that are asked for together. Room for them is made once: they are large.
+        let mut dials = Vec::with_capacity(together);
         loop {
             self.listener.settled();
-            let mut dials = Vec::new();
             // A dial that there is no place for among the handshakes.
             let mut waits = None;
             let mut accepted = tokio::select! {
@@ -173,7 +174,7 @@ impl<L: Listen> Acceptor<L> {
                     None => break None,
                 }
             };
-            for dial in dials {
+            for dial in dials.drain(..) {
                 if let Err(error) = self.admit(dial, &halt).await {
                     return Some(error);
                 }

@@ -6,7 +6,7 @@ use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant as WallClock};
+use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseFuture};
@@ -26,14 +26,14 @@ use crate::event::{Event, Events};
 use crate::router::{Publish, Redeliver, RouterWorker, Surroundings};
 use crate::settings::Settings;
 use crate::transport::{Acknowledged, Boxed, Plain, Stack, TcpOptions};
-use crate::turn::{Share, others};
+use crate::turn::others;
 
 /// How many connections a broadcast serves before the worker's other tasks get their turn.
 const FANOUT_RUN: usize = 256;
 
-/// How many sockets that were accepted a worker takes in one turn at least, however slow the machine is: a
-/// pause between two of them costs about a tenth of what one does.
-const LEAST_ACCEPTED: u32 = 16;
+/// How many sockets that were accepted a worker takes before its other tasks get their turn: each takes some
+/// 20 to 50 us, and a look at the clock would cost as much as a part of the pause.
+const ACCEPTED_RUN: u32 = 16;
 
 /// How long a worker may take to end when all its connections have.
 const JOIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -59,8 +59,8 @@ pub(crate) struct Worker {
     surroundings: Surroundings,
     /// Held by the broadcast that is under way, so that all connections see the same order.
     fanout: Rc<Mutex<()>>,
-    /// What sockets that were accepted have taken since the others had their turn.
-    accepted: Share,
+    /// How many sockets that were accepted it has taken since the others had their turn.
+    accepted: u32,
 }
 
 thread_local! {
@@ -93,16 +93,16 @@ impl Actor for Worker {
 
 impl Worker {
     fn new(local: Rc<Local>, tcp: TcpOptions, surroundings: Surroundings) -> Self {
-        let accepted = Share::of_at_least(LEAST_ACCEPTED);
-        Self { local, tcp, surroundings, fanout: Rc::default(), accepted }
+        Self { local, tcp, surroundings, fanout: Rc::default(), accepted: 0 }
     }
 
     /// Does what a socket needs that was accepted. In a storm of them, those that wait in the mailbox go on
     /// when the others had their turn.
     fn take(&mut self, ctx: &mut Context<Self>, work: impl FnOnce(&Self)) {
-        let began = WallClock::now();
         work(self);
-        if self.accepted.spend(began) {
+        self.accepted += 1;
+        if self.accepted == ACCEPTED_RUN {
+            self.accepted = 0;
             // New messages wake the worker's own task.
             let others = actix_rt::spawn(others());
             ctx.wait(wrap_future(others).map(|_, _, _| ()));
