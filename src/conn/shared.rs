@@ -34,8 +34,10 @@ pub(crate) struct Shared {
     pub(crate) properties: Properties,
     /// Which worker has the connection.
     worker: AtomicU32,
-    /// Why the connection ends; set once, under the lock. From then on nothing is accepted, unless `draining`.
+    /// Why the connection ends; set under the lock. From then on nothing is accepted, unless `draining`.
     closing: OnceLock<CloseReason>,
+    /// Why it ends instead, if it was given a last frame while it drained.
+    instead: OnceLock<Box<CloseReason>>,
     /// Whether the outbox has frames that the writer has not taken, to be asked without the lock.
     queued: AtomicBool,
     /// Whether a socket stands behind this handle whose end will deregister it.
@@ -134,6 +136,7 @@ impl Shared {
             properties: Properties::default(),
             worker: AtomicU32::new(0),
             closing: OnceLock::new(),
+            instead: OnceLock::new(),
             queued: AtomicBool::new(false),
             attached: AtomicBool::new(false),
             dropped: AtomicBool::new(false),
@@ -431,7 +434,7 @@ impl Shared {
 
     /// Why the connection ends, if it does.
     pub(crate) fn closing(&self) -> Option<&CloseReason> {
-        self.closing.get()
+        self.instead.get().map(|why| &**why).or_else(|| self.closing.get())
     }
 
     /// The same, when it has ended.
@@ -460,8 +463,10 @@ impl Shared {
             }
             reason => reason,
         };
-        // The first one stays.
-        let _ = self.closing.set(reason);
+        if let Err(reason) = self.closing.set(reason) {
+            // It accepts nothing more from here on, so that this is the last.
+            let _ = self.instead.set(Box::new(reason));
+        }
     }
 
     /// Gives `n` places of the window back.
