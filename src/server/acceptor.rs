@@ -38,6 +38,10 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How many dials are admitted together at most.
 const TOGETHER: usize = 64;
 
+/// The pause in a storm: when dials were refused, or the workers are behind. Without it, the acceptor and the
+/// manager take as much of the processor as there are strangers for.
+const IN_STORM: Duration = Duration::from_millis(1);
+
 /// What to accept from; a trait so that tests can make it fail.
 pub(crate) trait Listen {
     /// Cancel safe.
@@ -174,10 +178,16 @@ impl<L: Listen> Acceptor<L> {
                     None => break None,
                 }
             };
+            let mut refused = false;
             for dial in dials.drain(..) {
-                if let Err(error) = self.admit(dial, &halt).await {
-                    return Some(error);
+                match self.admit(dial, &halt).await {
+                    Ok(admitted) => refused |= !admitted,
+                    Err(error) => return Some(error),
                 }
+            }
+            let is_behind = self.reception.placement.is_behind();
+            if (refused || is_behind) && self.halts_within(IN_STORM, &mut halt).await {
+                return None;
             }
             if let Some(dial) = waits {
                 let Some(slot) = self.wait_to_shake_hands(dial.peer, halt.clone()).await else {
@@ -202,14 +212,21 @@ impl<L: Listen> Acceptor<L> {
                     let this = pause.map_or(FIRST_PAUSE, |last: Duration| last * 2);
                     let this = this.min(LONGEST_PAUSE);
                     pause = Some(this);
-                    tokio::select! {
-                        () = tokio::time::sleep(this) => {}
-                        _ = halt.changed() => return None,
-                        never = self.listener.attend(false) => match never {},
+                    if self.halts_within(this, &mut halt).await {
+                        return None;
                     }
                 }
                 Fault::Listener => return Some(error),
             }
+        }
+    }
+
+    /// Accepts nothing for this long. True if it is told to halt meanwhile.
+    async fn halts_within(&mut self, time: Duration, halt: &mut watch::Receiver<()>) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => false,
+            _ = halt.changed() => true,
+            never = self.listener.attend(false) => match never {},
         }
     }
 
@@ -270,8 +287,9 @@ impl<L: Listen> Acceptor<L> {
         Some(Dial { stream, began, slot, conn, registration, answer })
     }
 
-    /// Hands a socket to its worker if the manager admits it. An error if there is no manager.
-    async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<()> {
+    /// Hands a socket to its worker if the manager admits it, and returns whether it does. An error if there
+    /// is no manager.
+    async fn admit(&mut self, dial: Dial, halt: &watch::Receiver<()>) -> io::Result<bool> {
         let Dial { stream, mut began, slot, conn, mut registration, answer } = dial;
         let reception = Rc::clone(&self.reception);
         let events = &reception.limits.events;
@@ -285,7 +303,9 @@ impl<L: Listen> Acceptor<L> {
         }
         // Nobody shakes hands with a dial that waits, or with those behind it.
         began = self.waited.map_or(began, |waited| began.max(waited));
-        match added.map_err(io::Error::other)? {
+        let added = added.map_err(io::Error::other)?;
+        let admitted = added.is_ok();
+        match added {
             Ok(_) => match stream.into_std() {
                 Ok(stream) => {
                     let Some(worker) = reception.placement.least_loaded() else {
@@ -294,8 +314,9 @@ impl<L: Listen> Acceptor<L> {
                     };
                     conn.shared().set_worker(worker.index);
                     registration.seat(worker.load());
-                    let stack = self.stack.clone();
-                    worker.addr.do_send(Serve { conn, stream, stack, began, slot, registration });
+                    let (stack, waits) = (self.stack.clone(), worker.waits());
+                    let serve = Serve { conn, stream, stack, began, slot, registration, waits };
+                    worker.addr.do_send(serve);
                 }
                 Err(error) => events.emit(Event::DialGone { error: &error }),
             },
@@ -310,7 +331,7 @@ impl<L: Listen> Acceptor<L> {
                 }
             }
         }
-        Ok(())
+        Ok(admitted)
     }
 
     /// Asks once more when there is a place, or returns why the dial gets none.

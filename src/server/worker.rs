@@ -50,6 +50,17 @@ pub(crate) struct Serve {
     /// Among the handshakes; `None` if there is none to be made.
     pub(crate) slot: Option<Slot>,
     pub(crate) registration: Registration,
+    pub(crate) waits: Waits,
+}
+
+/// A socket that waits for its worker to take it, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waits(Arc<AtomicUsize>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The actor through which the other threads reach what is on this one.
@@ -110,7 +121,8 @@ impl Worker {
     }
 
     fn serve(&self, msg: Serve) {
-        let Serve { conn, stream, stack, began, slot, registration } = msg;
+        let Serve { conn, stream, stack, began, slot, registration, waits } = msg;
+        drop(waits);
         let local = Rc::clone(&self.local);
         match self.tcp.apply(&stream).and_then(|()| TcpStream::from_std(stream)) {
             Ok(stream) => match slot {
@@ -236,6 +248,7 @@ struct Seat {
     arbiter: Arbiter,
     addr: Addr<Worker>,
     load: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
     watched: Watched,
     ended: bool,
 }
@@ -280,7 +293,8 @@ impl Workers {
                 }
                 Worker::new(local, tcp, surroundings)
             });
-            workers.seats.push(Seat { arbiter, addr, load: Arc::default(), watched, ended: false });
+            let (load, waiting) = Default::default();
+            workers.seats.push(Seat { arbiter, addr, load, waiting, watched, ended: false });
         }
         Ok(workers)
     }
@@ -347,6 +361,7 @@ impl Workers {
             index,
             addr: seat.addr.clone(),
             load: Arc::clone(&seat.load),
+            waiting: Arc::clone(&seat.waiting),
         };
         Placement(self.seats.iter().enumerate().map(place).collect())
     }
@@ -389,15 +404,29 @@ pub(crate) struct Place {
     pub(crate) index: usize,
     pub(crate) addr: Addr<Worker>,
     load: Arc<AtomicUsize>,
+    /// How many sockets wait to be taken.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Place {
+    /// One more socket waits.
+    pub(crate) fn waits(&self) -> Waits {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(Arc::clone(&self.waiting))
+    }
+
     pub(crate) fn load(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.load)
     }
 }
 
 impl Placement {
+    /// Whether so many sockets wait for one of the workers that it has enough to do for some milliseconds.
+    pub(crate) fn is_behind(&self) -> bool {
+        let most = 8 * ACCEPTED_RUN as usize;
+        self.0.iter().any(|place| place.waiting.load(Ordering::Relaxed) > most)
+    }
+
     /// The worker with the fewest connections, of those that are alive.
     pub(crate) fn least_loaded(&self) -> Option<&Place> {
         let alive = self.0.iter().filter(|place| place.addr.connected());

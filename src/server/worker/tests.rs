@@ -46,7 +46,8 @@ impl Strangers {
             within(manager.send(Add(conn.clone()))).await.unwrap().unwrap();
             let slot = (!stack.is_bare()).then(|| limits.handshakes.try_slot().unwrap());
             let (stack, began) = (stack.clone(), Instant::now());
-            serves.push(Serve { conn, stream, stack, began, slot, registration });
+            let waits = Waits(Arc::new(AtomicUsize::new(1)));
+            serves.push(Serve { conn, stream, stack, began, slot, registration, waits });
         }
         Self { worker, local, serves, peers }
     }
