@@ -78,20 +78,20 @@ pub(crate) trait Transport: Unpin + 'static {
         Pin::new(self.writer()).poll_shutdown(cx)
     }
 
-    /// Whether peers answer the end of the writing side, so that it is worth while to wait for that.
-    fn answers_end(&self) -> bool {
-        false
+    /// What it lies on, if it does: where nothing else is said, that is asked.
+    fn below(&self) -> Option<&dyn Transport> {
+        None
     }
 
     /// What became of the bytes that were written to it. `None` if the socket has all of them at once: a
     /// transport that returns something else may keep what is written to it until it is flushed.
     fn passed(&self) -> Option<Passed> {
-        None
+        self.below()?.passed()
     }
 
     /// The TCP socket under it, if there is one.
     fn socket(&self) -> Option<&TcpStream> {
-        None
+        self.below()?.socket()
     }
 
     /// Whether the peer has said that it takes nothing more. What is due to it is lost then, and
@@ -107,7 +107,7 @@ pub(crate) trait Transport: Unpin + 'static {
 
     /// What bounds the reading of the socket, if anything does.
     fn intake(&self) -> Option<Rc<Intake>> {
-        None
+        self.below()?.intake()
     }
 
     /// What has come since this was asked that was not read.

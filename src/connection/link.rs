@@ -36,6 +36,8 @@ pub(crate) struct Link {
     pub(crate) taken: Cell<bool>,
     /// There is something between the frames and the socket.
     pub(crate) is_layered: bool,
+    /// What lies there has messages: it has an end of its own, which the peer answers.
+    has_messages: bool,
     io: RefCell<Io>,
 }
 
@@ -104,13 +106,13 @@ impl Link {
         let passed = transport.as_ref().and_then(|transport| transport.passed());
         let kept = Kept { whole: passed.unwrap_or_default().whole, ..Kept::default() };
         let (keeps, lost) = (passed.is_some(), Unsent::default());
-        let has_bounds = transport.as_mut().is_some_and(|transport| transport.bounds().is_some());
-        let layered = keeps || has_bounds;
+        let has_messages = transport.as_mut().is_some_and(|transport| transport.bounds().is_some());
+        let layered = keeps || has_messages;
         let intake = transport.as_ref().and_then(|transport| transport.intake());
         let (batch, parked) = (Batch::default(), Vec::new());
         let io = Io { transport, intake, layered, keeps, kept, lost, batch, parked };
         let (pulse, taken) = (Pulse::default(), Cell::new(false));
-        Self { conn, pulse, taken, is_layered: layered, io: RefCell::new(io) }
+        Self { conn, pulse, taken, is_layered: layered, has_messages, io: RefCell::new(io) }
     }
 
     /// Whether there is a transport.
@@ -296,8 +298,7 @@ impl Link {
 
     /// Whether the peer answers the end of the writing side.
     pub(crate) fn answers_end(&self) -> bool {
-        let io = self.io.borrow();
-        io.transport.as_ref().is_some_and(|transport| io.layered && transport.answers_end())
+        self.has_messages && self.is_connected()
     }
 
     /// Whether the peer has said that it takes nothing more.

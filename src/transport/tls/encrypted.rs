@@ -8,18 +8,16 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use rustls::{Connection, Error as RustlsError};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::records::Records;
 use super::rustls_error;
 use crate::codec::FrameError;
-use crate::conn::{CloseReason, Intake};
+use crate::conn::CloseReason;
 use crate::transport::{Boxed, Overhead, Passed, Signs, Transport};
 
 /// What one read takes at most: a message of 64 KiB, in its records.
@@ -224,16 +222,12 @@ impl Transport for Encrypted {
         Some(self.passed)
     }
 
-    fn socket(&self) -> Option<&TcpStream> {
-        self.below.socket()
+    fn below(&self) -> Option<&dyn Transport> {
+        Some(&*self.below)
     }
 
     fn held(&self) -> usize {
         self.records.held() + self.early.len() + self.below.held()
-    }
-
-    fn intake(&self) -> Option<Rc<Intake>> {
-        self.below.intake()
     }
 
     fn signs(&mut self) -> Signs {

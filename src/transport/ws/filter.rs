@@ -2,18 +2,16 @@
 
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::door::Door;
 use crate::codec::FrameCodec;
 use crate::codec::envelope::Envelope;
-use crate::conn::{CloseReason, Intake};
-use crate::transport::{Bounds, Boxed, Overhead, Passed, Signs, Transport};
+use crate::conn::CloseReason;
+use crate::transport::{Bounds, Boxed, Overhead, Signs, Transport};
 
 /// Frames go out as they are written: their envelopes are the codec's.
 pub(crate) struct Filter {
@@ -94,16 +92,8 @@ impl Transport for Filter {
         if is_answered { below.poll_shutdown(cx) } else { below.poll_flush(cx) }
     }
 
-    fn answers_end(&self) -> bool {
-        true
-    }
-
-    fn passed(&self) -> Option<Passed> {
-        self.below.passed()
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        self.below.socket()
+    fn below(&self) -> Option<&dyn Transport> {
+        Some(&*self.below)
     }
 
     fn is_deaf(&self) -> bool {
@@ -112,10 +102,6 @@ impl Transport for Filter {
 
     fn held(&self) -> usize {
         self.door.held() + self.below.held()
-    }
-
-    fn intake(&self) -> Option<Rc<Intake>> {
-        self.below.intake()
     }
 
     fn signs(&mut self) -> Signs {
