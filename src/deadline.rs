@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 /// A timer that is set after that expires only after the event loop has looked at all sockets.
 pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(5);
 
-/// A deadline is waited for in so many strides. One that took more than twice its time, because the process was
-/// frozen, counts as one.
+/// A deadline is waited for in so many strides, or in shorter ones. One that took more than twice its time, because
+/// the process was frozen, counts as one.
 ///
-/// A handshake that was under way then needs an answer of its peer after that, which has the rest of its time for
-/// it, and a stride at least.
+/// A handshake that was under way then needs a reply of its peer after that, which has the rest of its time for
+/// it, and this part of the whole at least.
 const STRIDES: u32 = 8;
 
 /// Something was not done in time.
@@ -33,7 +33,7 @@ pub(crate) async fn complete_by<F: Future>(
     complete_unless(deadline, Duration::MAX, || None, future).await
 }
 
-/// The same, until `look` returns why it is given up: that is called every `step`, or more often.
+/// The same, until `look` returns why it is given up: that is called about every `step`, or more often.
 pub(crate) async fn complete_unless<F: Future, W: From<Late>>(
     deadline: Instant,
     step: Duration,

@@ -39,8 +39,10 @@ const QUIET: Duration = Duration::from_secs(1);
 const TOGETHER: usize = 64;
 
 /// The pause in a storm: when dials were refused, or the workers are behind. Without it, the acceptor and the
-/// manager take as much of the processor as there are strangers for. So many dials as are admitted together
-/// have one pause at most: else who is denied would hold up the others in the system's queue.
+/// manager take as much of the processor as there are strangers for.
+///
+/// Where dials are taken one at a time, as many share a pause as are admitted together elsewhere: if each had its
+/// own, an address that is denied could fill the system's queue, in which all wait.
 const IN_STORM: Duration = Duration::from_millis(1);
 
 /// What to accept from; a trait so that tests can make it fail.
@@ -143,7 +145,7 @@ impl<L: Listen> Acceptor<L> {
         let (mut told, mut last_told) = (false, None::<Instant>);
         // Those that are asked for together. Room for them is made once: they are large.
         let mut dials = Vec::with_capacity(together);
-        // How many of a storm were taken since the last pause, in rounds of `together`.
+        // How many dials of a storm were taken since the last pause; a round counts as all that it has room for.
         let mut stormed = 0;
         loop {
             self.listener.settled();
