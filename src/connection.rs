@@ -26,7 +26,7 @@ use crate::event::Event;
 use crate::transport::{Boxed, Watch};
 use crate::turn::Turn;
 use deadlines::{Deadlines, Due};
-pub(crate) use handshake::{in_turn, shake_hands};
+pub(crate) use handshake::{in_turn, is_gone, shake_hands};
 pub use heartbeat::Heartbeat;
 pub(crate) use hooks::Hooks;
 pub use hooks::Watermark;

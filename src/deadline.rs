@@ -13,11 +13,11 @@ use tokio::time::{Instant, timeout};
 /// A timer that is set after that expires only after the event loop has looked at all sockets.
 pub(crate) const SECOND_LOOK: Duration = Duration::from_millis(5);
 
-/// A deadline is waited for in so many strides. One that took more than twice its time, because the process was
-/// frozen, counts as one.
+/// A deadline is waited for in so many strides, or in shorter ones. One that took more than twice its time, because
+/// the process was frozen, counts as one.
 ///
-/// A handshake that was under way then needs an answer of its peer after that, which has the rest of its time for
-/// it, and a stride at least.
+/// A handshake that was under way then needs a reply of its peer after that, which has the rest of its time for
+/// it, and this part of the whole at least.
 const STRIDES: u32 = 8;
 
 /// Something was not done in time.
@@ -33,7 +33,7 @@ pub(crate) async fn complete_by<F: Future>(
     complete_unless(deadline, Duration::MAX, || None, future).await
 }
 
-/// The same, until `look` returns why it is given up: that is called every `step`, or more often.
+/// The same, until `look` returns why it is given up: that is called about every `step`, or more often.
 pub(crate) async fn complete_unless<F: Future, W: From<Late>>(
     deadline: Instant,
     step: Duration,
@@ -45,7 +45,8 @@ pub(crate) async fn complete_unless<F: Future, W: From<Late>>(
     let mut left = deadline.saturating_duration_since(begun);
     let reply = (left / STRIDES).max(SECOND_LOOK);
     let stride = reply.min(step.max(SECOND_LOOK));
-    let mut last = SECOND_LOOK;
+    // What is left of the time for that reply, since the process was frozen last.
+    let mut owed = Duration::ZERO;
     while !left.is_zero() {
         if let Ok(completed) = timeout(left.min(stride), &mut future).await {
             return Ok(completed);
@@ -56,10 +57,10 @@ pub(crate) async fn complete_unless<F: Future, W: From<Late>>(
         let took = begun.elapsed();
         begun += took;
         let frozen = took > 2 * stride;
-        last = if frozen { reply } else { SECOND_LOOK };
+        owed = if frozen { reply } else { owed.saturating_sub(took) };
         left = left.saturating_sub(if frozen { stride } else { took });
     }
-    timeout(last, future).await.map_err(|_| Late.into())
+    timeout(owed.max(SECOND_LOOK), future).await.map_err(|_| Late.into())
 }
 
 #[cfg(test)]
@@ -89,6 +90,16 @@ mod tests {
             answer.send(()).unwrap();
             assert!(waiting.await.unwrap().is_ok(), "{before} ms before it");
         }
+
+        // Also where it is looked more often.
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (deadline, step) = (Instant::now() + Duration::from_secs(1), Duration::from_millis(25));
+        let waiting = tokio::spawn(complete_unless(deadline, step, || None::<Late>, answered));
+        sleep(Duration::from_millis(960)).await;
+        advance(Duration::from_secs(60)).await;
+        sleep(Duration::from_millis(100)).await;
+        answer.send(()).unwrap();
+        assert!(waiting.await.unwrap().is_ok(), "a stride of looks before it");
 
         let deadline = Instant::now() + Duration::from_secs(1);
         let silent = tokio::spawn(complete_by(deadline, std::future::pending::<()>()));

@@ -55,12 +55,7 @@ pub(crate) fn shake_hands(
             };
             stack.shake_hands(socket, intake.clone(), Ok(&conn), &local.read_pool).await
         });
-        let is_gone = || match waiting.borrow().as_ref().map_or(PeerSide::Open, PeerSide::of) {
-            PeerSide::Open => false,
-            // Such a handshake needs more of the peer than what came before its end.
-            PeerSide::HalfClosed => stack.is_costly(),
-            PeerSide::Gone => true,
-        };
+        let is_gone = || is_gone(waiting.borrow().as_ref(), &stack);
         let turnstile = &local.turnstile;
         let shaken =
             in_turn(turnstile, &limits, began, peer, slot, intake.clone(), is_gone, accept);
@@ -95,6 +90,16 @@ pub(crate) fn shake_hands(
             Box::pin(part(told)).await;
         }
     });
+}
+
+/// Whether the peer of a handshake is gone that has not begun, and whose socket `waits` therefore.
+pub(crate) fn is_gone(waits: Option<&TcpStream>, stack: &Stack) -> bool {
+    match waits.map_or(PeerSide::Open, PeerSide::of) {
+        PeerSide::Open => false,
+        // Such a handshake needs more of the peer than what came before its end.
+        PeerSide::HalfClosed => stack.is_costly(),
+        PeerSide::Gone => true,
+    }
 }
 
 /// Why a handshake is given up.

@@ -40,6 +40,9 @@ const TOGETHER: usize = 64;
 
 /// The pause in a storm: when dials were refused, or the workers are behind. Without it, the acceptor and the
 /// manager take as much of the processor as there are strangers for.
+///
+/// Where dials are taken one at a time, as many share a pause as are admitted together elsewhere: if each had its
+/// own, an address that is denied could fill the system's queue, in which all wait.
 const IN_STORM: Duration = Duration::from_millis(1);
 
 /// What to accept from; a trait so that tests can make it fail.
@@ -142,6 +145,8 @@ impl<L: Listen> Acceptor<L> {
         let (mut told, mut last_told) = (false, None::<Instant>);
         // Those that are asked for together. Room for them is made once: they are large.
         let mut dials = Vec::with_capacity(together);
+        // How many dials of a storm were taken since the last pause; a round counts as all that it has room for.
+        let mut stormed = 0;
         loop {
             self.listener.settled();
             // A dial that there is no place for among the handshakes.
@@ -185,12 +190,20 @@ impl<L: Listen> Acceptor<L> {
                     Err(error) => return Some(error),
                 }
             }
-            let is_behind = self.reception.placement.is_behind();
-            if (refused || is_behind) && self.halts_within(IN_STORM, &mut halt).await {
-                return None;
+            if refused || self.reception.placement.is_behind() {
+                stormed += together;
+            }
+            let mut halted = false;
+            if stormed >= TOGETHER {
+                stormed = 0;
+                halted = self.halts_within(IN_STORM, &mut halt).await;
             }
             if let Some(dial) = waits {
-                let Some(slot) = self.wait_to_shake_hands(dial.peer, halt.clone()).await else {
+                let slot = match halted {
+                    true => None,
+                    false => self.wait_to_shake_hands(dial.peer, halt.clone()).await,
+                };
+                let Some(slot) = slot else {
                     events.emit(Event::Refused { peer: dial.peer, why: &AddError::Draining });
                     return None;
                 };
@@ -199,6 +212,9 @@ impl<L: Listen> Acceptor<L> {
                 {
                     return Some(error);
                 }
+            }
+            if halted {
+                return None;
             }
             let Some(error) = failed else { continue };
             match fault(&error) {

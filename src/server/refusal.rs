@@ -1,5 +1,6 @@
 //! The last word to a peer that is not admitted.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, TcpStream as StdTcpStream};
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::conn::{Encoded, Intake, Limits, Slot};
 use crate::conn_manager::AddError;
-use crate::connection::{Local, in_turn};
+use crate::connection::{Local, in_turn, is_gone};
 use crate::deadline::complete_by;
 use crate::frame::Frame;
 use crate::transport::{Stack, part};
@@ -109,12 +110,16 @@ impl TurnAway {
             let _permit = permit;
             let intake = Intake::new(limits.intake.as_ref());
             let pool = &local.read_pool;
-            let refuse = Box::pin(stack.refuse(stream, intake.clone(), &why, frame, pool));
+            // Until it is read, nobody hears that the peer is gone.
+            let waiting = RefCell::new(Some(stream));
+            let refuse = Box::pin(async {
+                stack.refuse(waiting.take()?, intake.clone(), &why, frame, pool).await
+            });
             let told = match slot {
                 Some(slot) => {
                     let turnstile = &local.turnstile;
-                    // Who is refused is read at once, and so found gone.
-                    let is_gone = || false;
+                    let is_gone = || is_gone(waiting.borrow().as_ref(), &stack);
+                    let intake = intake.clone();
                     in_turn(turnstile, &limits, began, peer, slot, intake, is_gone, refuse)
                         .await
                         .ok()
@@ -131,5 +136,65 @@ impl TurnAway {
 impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Refusal").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::connection::{Lives, ReadPool};
+    use crate::settings::Settings;
+    use crate::testing::settings;
+    use crate::transport::{Acknowledged, Boxed, Failed, Layer, Local as Future, Peer};
+
+    /// Shakes hands with nobody.
+    struct Never;
+
+    impl Layer for Never {
+        fn shake_hands<'a>(
+            &'a self,
+            _: Boxed,
+            _: Peer<'a>,
+            _: &'a ReadPool,
+        ) -> Future<'a, Result<Boxed, Failed>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn refuses(&self) -> bool {
+            true
+        }
+    }
+
+    #[actix::test]
+    async fn a_refused_peer_that_is_gone_while_others_of_its_address_shake_hands_keeps_nothing() {
+        let settings = Settings { max_handshakes_per_ip: 1, ..settings() };
+        let limits = Arc::new(settings.limits(Arc::default()));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let gone = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let peer = peer.ip();
+        let other = limits.handshakes.admit(peer, limits.handshakes.try_slot().unwrap()).await;
+
+        let slot = limits.handshakes.try_slot();
+        let dial = Refused { stream, began: Instant::now(), slot, peer };
+        let (stack, free) =
+            (Stack::new(vec![Arc::new(Never)]), limits.lingering.available_permits());
+        let turn_away = Refusal::new(None).of(dial, &stack, &AddError::Draining, &limits).unwrap();
+        let local = Local::new(Arc::default(), Lives::default(), Acknowledged::default());
+        turn_away.tell(Rc::new(local));
+        socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(gone);
+
+        tokio::time::pause();
+        let began = Instant::now();
+        while limits.lingering.available_permits() < free {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(began.elapsed() < limits.handshake_deadline / 2, "{:?}", began.elapsed());
+        drop(other);
     }
 }

@@ -4,15 +4,18 @@ use std::net::Ipv4Addr;
 
 use actix::Actor;
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
 use crate::conn_manager::Len;
-use crate::connection::Hooks;
+use crate::connection::{Hooks, ReadPool};
 use crate::endpoint::Scheme;
 use crate::event::Events;
 use crate::router::Surroundings;
 use crate::settings::Settings;
-use crate::testing::settings;
+use crate::testing::{settings, within};
+use crate::transport::{Boxed, Failed, Layer, Local, Peer};
 
 /// Answers one step after the other, then that the listener is dead.
 struct Script {
@@ -54,25 +57,53 @@ struct Played {
 }
 
 async fn play(steps: impl IntoIterator<Item = io::Result<Accepted>>) -> Played {
-    let settings = Settings { worker_pool_size: 1, ..settings() };
-    let events = Arc::new(Events::default());
-    let limits = Arc::new(settings.limits(Arc::clone(&events)));
-    let surroundings = Surroundings::default();
-    let workers = Workers::start(&settings, &Arc::new(Hooks::default()), &limits, &surroundings);
-    let workers = workers.unwrap();
-    let manager = ConnManager::new(&settings).start();
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let at = ListenAddr { scheme: Scheme::Tcp, addr, path: String::new() };
-    let refusal = Refusal::new(None);
-    let reception = Reception::new(manager.clone(), &workers, limits, WhenFull::Refuse, refusal);
+    play_on(&settings(), WhenFull::Refuse, steps).await
+}
+
+async fn play_on(
+    settings: &Settings,
+    when_full: WhenFull,
+    steps: impl IntoIterator<Item = io::Result<Accepted>>,
+) -> Played {
+    let scene = Scene::new(settings);
     let calls = Rc::new(RefCell::default());
     let script = Script { steps: steps.into_iter().collect(), calls: Rc::clone(&calls) };
-    let acceptor = Acceptor::new(script, at, Stack::default(), Rc::new(reception));
+    let acceptor = scene.acceptor(script, when_full, Stack::default());
     let (_running, halt) = watch::channel(());
     let ended = acceptor.run(halt).await.unwrap();
     let calls = calls.borrow();
     let pauses = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    let Scene { events, manager, workers, .. } = scene;
     Played { ended, pauses, events, manager, _workers: workers }
+}
+
+/// What an acceptor needs around it.
+struct Scene {
+    events: Arc<Events>,
+    limits: Arc<Limits>,
+    manager: Addr<ConnManager>,
+    workers: Workers,
+}
+
+impl Scene {
+    fn new(settings: &Settings) -> Self {
+        let settings = Settings { worker_pool_size: 1, ..settings.clone() };
+        let events = Arc::new(Events::default());
+        let limits = Arc::new(settings.limits(Arc::clone(&events)));
+        let (hooks, surroundings) = (Arc::new(Hooks::default()), Surroundings::default());
+        let workers = Workers::start(&settings, &hooks, &limits, &surroundings).unwrap();
+        let manager = ConnManager::new(&settings).start();
+        Self { events, limits, manager, workers }
+    }
+
+    fn acceptor<L: Listen>(&self, listener: L, when_full: WhenFull, stack: Stack) -> Acceptor<L> {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let at = ListenAddr { scheme: Scheme::Tcp, addr, path: String::new() };
+        let (manager, limits) = (self.manager.clone(), Arc::clone(&self.limits));
+        let refusal = Refusal::new(None);
+        let reception = Reception::new(manager, &self.workers, limits, when_full, refusal);
+        Acceptor::new(listener, at, stack, Rc::new(reception))
+    }
 }
 
 /// The timer rounds up to its next millisecond.
@@ -167,4 +198,158 @@ async fn g16_ids_grow_by_one_a_dial_also_over_failures() {
     let mut ids = played.manager.send(crate::conn_manager::Ids).await.unwrap();
     ids.sort_unstable();
     assert_eq!(ids, [1, 2]);
+}
+
+/// A listener whose queue the test fills while the acceptor runs.
+struct Queue {
+    dials: mpsc::UnboundedReceiver<Accepted>,
+    /// When each was accepted.
+    accepted: Rc<RefCell<Vec<Instant>>>,
+    /// What else is asked of it, which it does at once.
+    knocks: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+}
+
+impl Listen for Queue {
+    async fn accept(&mut self) -> io::Result<Accepted> {
+        let dial = self.dials.recv().await.ok_or_else(|| errno(libc::EINVAL))?;
+        self.accepted.borrow_mut().push(Instant::now());
+        Ok(dial)
+    }
+
+    async fn attend(&mut self, _: bool) -> Infallible {
+        while let Some(knock) = self.knocks.recv().await {
+            let _ = knock.send(());
+        }
+        std::future::pending().await
+    }
+}
+
+/// An acceptor that runs, of a server that denies every address.
+struct Denying {
+    scene: Scene,
+    dials: mpsc::UnboundedSender<Accepted>,
+    accepted: Rc<RefCell<Vec<Instant>>>,
+    knocks: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    halt: watch::Sender<()>,
+    run: JoinHandle<Option<io::Error>>,
+}
+
+fn denying() -> Settings {
+    Settings { deny: vec!["127.0.0.0/8".parse().unwrap()], ..settings() }
+}
+
+impl Denying {
+    fn start(settings: &Settings, stack: Stack) -> Self {
+        let scene = Scene::new(settings);
+        let accepted = Rc::new(RefCell::default());
+        let (dials, queue) = mpsc::unbounded_channel();
+        let (knocks, knocked) = mpsc::unbounded_channel();
+        let listener = Queue { dials: queue, accepted: Rc::clone(&accepted), knocks: knocked };
+        let acceptor = scene.acceptor(listener, WhenFull::Refuse, stack);
+        let (halt, halted) = watch::channel(());
+        let run = actix_rt::spawn(acceptor.run(halted));
+        Self { scene, dials, accepted, knocks, halt, run }
+    }
+
+    /// Waits until so many are denied: no time passes meanwhile, unless the acceptor pauses.
+    async fn denied(&self, count: u64) {
+        while self.scene.events.stats().refusals.denied < count {
+            yield_now().await;
+        }
+        // It goes on, and into its pause.
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+}
+
+async fn dials(count: usize) -> (VecDeque<Accepted>, Vec<TcpStream>) {
+    let (mut dials, mut peers) = (VecDeque::new(), Vec::new());
+    for _ in 0..count {
+        let (accepted, peer) = dial().await;
+        dials.push_back(accepted);
+        peers.push(peer);
+    }
+    (dials, peers)
+}
+
+#[actix::test]
+async fn dials_that_come_in_the_pause_after_a_refusal_are_refused_together_behind_it() {
+    let (mut waiting, _peers) = dials(4).await;
+    tokio::time::pause();
+    let server = Denying::start(&denying(), Stack::default());
+    server.dials.send(waiting.pop_front().unwrap()).unwrap();
+    server.denied(1).await;
+    for dial in waiting {
+        server.dials.send(dial).unwrap();
+        server.denied(1).await;
+    }
+    assert_eq!(server.accepted.borrow().len(), 1, "it pauses");
+    tokio::time::advance(2 * IN_STORM).await;
+    server.denied(4).await;
+    let accepted = server.accepted.borrow();
+    assert!(accepted[1] >= accepted[0] + IN_STORM, "{accepted:?}");
+    assert_eq!(accepted[1..], [accepted[1]; 3], "with no pause in between");
+}
+
+#[actix::test]
+async fn what_is_asked_of_a_listener_in_the_pause_after_a_refusal_is_done_at_once_and_so_is_a_halt()
+{
+    let (mut waiting, _peers) = dials(2).await;
+    tokio::time::pause();
+    let began = Instant::now();
+    let server = Denying::start(&denying(), Stack::default());
+    server.dials.send(waiting.pop_front().unwrap()).unwrap();
+    server.denied(1).await;
+    server.dials.send(waiting.pop_front().unwrap()).unwrap();
+    let (knock, done) = oneshot::channel();
+    server.knocks.send(knock).unwrap();
+    done.await.unwrap();
+    server.halt.send(()).unwrap();
+    assert!(server.run.await.unwrap().is_none());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(server.accepted.borrow().len(), 1, "the other stays in the queue");
+}
+
+/// Shakes hands with nobody.
+struct Never;
+
+impl Layer for Never {
+    fn shake_hands<'a>(
+        &'a self,
+        _: Boxed,
+        _: Peer<'a>,
+        _: &'a ReadPool,
+    ) -> Local<'a, Result<Boxed, Failed>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[actix::test]
+async fn a_dial_that_waits_to_shake_hands_when_the_pause_is_halted_is_refused_and_counted() {
+    let (waiting, _peers) = dials(2).await;
+    tokio::time::pause();
+    let settings = Settings { max_handshakes: 1, ..denying() };
+    let server = Denying::start(&settings, Stack::new(vec![Arc::new(Never)]));
+    for dial in waiting {
+        server.dials.send(dial).unwrap();
+    }
+    server.denied(1).await;
+    assert_eq!(server.accepted.borrow().len(), 2, "the second one waits");
+    server.halt.send(()).unwrap();
+    assert!(within(server.run).await.unwrap().is_none());
+    assert_eq!(server.scene.events.stats().refusals.draining, 1);
+}
+
+#[actix::test]
+async fn a_server_whose_dials_wait_for_places_pauses_no_more_often_for_refusals_than_another() {
+    for when_full in [WhenFull::Wait, WhenFull::Refuse] {
+        let (steps, _peers) = dials(TOGETHER + 1).await;
+        tokio::time::pause();
+        let played = play_on(&denying(), when_full, steps.into_iter().map(Ok)).await;
+        assert_eq!(played.events.stats().refusals.denied, TOGETHER as u64 + 1);
+        tokio::time::resume();
+        let paused: u128 = played.pauses.iter().sum();
+        assert!(paused <= 5, "{when_full:?}: paused for {paused} ms");
+    }
 }
