@@ -137,6 +137,9 @@ impl<L: Listen> Acceptor<L> {
             // The others wait where they hold nothing: in the system's queue.
             WhenFull::Wait => 1,
         };
+        // A pause for each of them would let in fewer dials than one stranger makes.
+        let rounds = TOGETHER / together;
+        let mut since_pause = 0;
         let mut pause = None;
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
@@ -185,19 +188,24 @@ impl<L: Listen> Acceptor<L> {
                     Err(error) => return Some(error),
                 }
             }
-            let is_behind = self.reception.placement.is_behind();
-            if (refused || is_behind) && self.halts_within(IN_STORM, &mut halt).await {
-                return None;
-            }
             if let Some(dial) = waits {
                 let Some(slot) = self.wait_to_shake_hands(dial.peer, halt.clone()).await else {
                     events.emit(Event::Refused { peer: dial.peer, why: &AddError::Draining });
                     return None;
                 };
-                if let Some(dial) = self.ask(dial, Some(slot))
-                    && let Err(error) = self.admit(dial, &halt).await
-                {
-                    return Some(error);
+                if let Some(dial) = self.ask(dial, Some(slot)) {
+                    match self.admit(dial, &halt).await {
+                        Ok(admitted) => refused |= !admitted,
+                        Err(error) => return Some(error),
+                    }
+                }
+            }
+            // All that was accepted is admitted or refused: a stop in the pause loses nobody.
+            since_pause += 1;
+            if since_pause >= rounds && (refused || self.reception.placement.is_behind()) {
+                since_pause = 0;
+                if self.halts_within(IN_STORM, &mut halt).await {
+                    return None;
                 }
             }
             let Some(error) = failed else { continue };
