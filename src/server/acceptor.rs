@@ -40,9 +40,6 @@ const TOGETHER: usize = 64;
 
 /// The pause in a storm: when dials were refused, or the workers are behind. Without it, the acceptor and the
 /// manager take as much of the processor as there are strangers for.
-///
-/// Where dials are taken one at a time, as many share a pause as are admitted together elsewhere: if each had its
-/// own, an address that is denied could fill the system's queue, in which all wait.
 const IN_STORM: Duration = Duration::from_millis(1);
 
 /// What to accept from; a trait so that tests can make it fail.
@@ -140,13 +137,14 @@ impl<L: Listen> Acceptor<L> {
             // The others wait where they hold nothing: in the system's queue.
             WhenFull::Wait => 1,
         };
+        // A pause for each of them would let in fewer dials than one stranger makes.
+        let rounds = TOGETHER / together;
+        let mut since_pause = 0;
         let mut pause = None;
         // Whether the log knows of the present shortage, and when it was last told of one.
         let (mut told, mut last_told) = (false, None::<Instant>);
         // Those that are asked for together. Room for them is made once: they are large.
         let mut dials = Vec::with_capacity(together);
-        // How many dials of a storm were taken since the last pause; a round counts as all that it has room for.
-        let mut stormed = 0;
         loop {
             self.listener.settled();
             // A dial that there is no place for among the handshakes.
@@ -190,31 +188,25 @@ impl<L: Listen> Acceptor<L> {
                     Err(error) => return Some(error),
                 }
             }
-            if refused || self.reception.placement.is_behind() {
-                stormed += together;
-            }
-            let mut halted = false;
-            if stormed >= TOGETHER {
-                stormed = 0;
-                halted = self.halts_within(IN_STORM, &mut halt).await;
-            }
             if let Some(dial) = waits {
-                let slot = match halted {
-                    true => None,
-                    false => self.wait_to_shake_hands(dial.peer, halt.clone()).await,
-                };
-                let Some(slot) = slot else {
+                let Some(slot) = self.wait_to_shake_hands(dial.peer, halt.clone()).await else {
                     events.emit(Event::Refused { peer: dial.peer, why: &AddError::Draining });
                     return None;
                 };
-                if let Some(dial) = self.ask(dial, Some(slot))
-                    && let Err(error) = self.admit(dial, &halt).await
-                {
-                    return Some(error);
+                if let Some(dial) = self.ask(dial, Some(slot)) {
+                    match self.admit(dial, &halt).await {
+                        Ok(admitted) => refused |= !admitted,
+                        Err(error) => return Some(error),
+                    }
                 }
             }
-            if halted {
-                return None;
+            // All that was accepted is admitted or refused: a stop in the pause loses nobody.
+            since_pause += 1;
+            if since_pause >= rounds && (refused || self.reception.placement.is_behind()) {
+                since_pause = 0;
+                if self.halts_within(IN_STORM, &mut halt).await {
+                    return None;
+                }
             }
             let Some(error) = failed else { continue };
             match fault(&error) {

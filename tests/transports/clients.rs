@@ -316,6 +316,51 @@ async fn a_response_that_is_cut_is_a_server_that_is_gone_and_one_that_makes_no_s
 }
 
 #[actix::test]
+async fn a_response_with_an_extension_that_was_not_offered_or_that_is_too_long_is_no_websocket() {
+    use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+    for (header, is_good) in [
+        ("X: y".to_owned(), true),
+        ("Sec-WebSocket-Extensions: permessage-deflate".to_owned(), false),
+        (format!("X: {}", "y".repeat(20_000)), false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let sent = header.clone();
+        let server = actix::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(socket.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let request = String::from_utf8(request).unwrap();
+            let key = request.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("sec-websocket-key").then_some(value)
+            });
+            let accept = derive_accept_key(key.unwrap().as_bytes());
+            let response = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n{sent}\r\n\r\n"
+            );
+            socket.write_all(response.as_bytes()).await.unwrap();
+            // Until the client has had enough. A reset is as good.
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        });
+        let endpoint = format!("ws://127.0.0.1:{port}").parse().unwrap();
+        match within(Client::builder(endpoint).no_reconnect().connect()).await {
+            Ok(client) => {
+                assert!(is_good, "{header}");
+                within(client.close()).await;
+            }
+            Err(ConnectError::Handshake(HandshakeError::WebSocket(_))) if !is_good => {}
+            Err(error) => panic!("{header}: {error}"),
+        }
+        within(server).await.unwrap();
+    }
+}
+
+#[actix::test]
 async fn what_a_server_says_of_a_refusal_is_one_line_that_steers_no_terminal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -41,11 +41,20 @@ pub(crate) async fn connect(
     send(&mut below, &sent).await?;
     let Head { parsed: head, len, rest } =
         read_head(&mut below, &ReadPool::default(), head_of_response).await?;
+    if len > MAX_HEAD {
+        let why = format!("the head of the response is longer than {MAX_HEAD} bytes");
+        return Err(HandshakeError::WebSocket(why));
+    }
     // The library checks the response. It shakes hands in memory, where it writes the request over itself, and
     // is given no byte behind the head.
     let wire = Cursor::new([sent, head].concat());
     let handshake = ClientHandshake::start(wire, request, None);
     match handshake.map_err(|error| failed(error.to_string()))?.handshake() {
+        // The library does not look at these (RFC 6455, 4.1): none is ever offered.
+        Ok((_, response)) if response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) => {
+            let why = "the server uses an extension that was not offered";
+            Err(HandshakeError::WebSocket(why.to_owned()))
+        }
         Ok((_, response)) => {
             let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
             let chosen = chosen.and_then(|name| name.to_str().ok()).map(Subprotocol::new);
