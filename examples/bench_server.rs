@@ -19,7 +19,8 @@ struct Options {
     #[arg(long)]
     port: u16,
     /// What carries the frames: tls needs the Cargo feature `tls`, ws needs `ws`, wss needs both. The certificate is
-    /// self-signed, for localhost and 127.0.0.1. WebSocket clients may ask for any path
+    /// self-signed, for localhost and 127.0.0.1, and stands in bench_server-PID.pem in the directory for temporary
+    /// files while the server runs. WebSocket clients may ask for any path
     #[arg(long, default_value = "tcp", value_parser = ["tcp", "tls", "ws", "wss"])]
     scheme: String,
     #[arg(long, default_value = "ltv-le")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use tokio::sync::Notify;
 use zinxide::client::{Client, ClientState};
-use zinxide::{Conn, Endpoint, Event, Inbound, Route};
+use zinxide::{CloseReason, Conn, Endpoint, Event, Inbound, Route};
 
 /// The message in which the example `server` says why it refuses a connection.
 const REFUSED: u32 = 3;
@@ -99,7 +99,8 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         }))
         .on_conn_stop(move |conn, why| {
             ended.notify_one();
-            if admitted_before.was(conn) {
+            // What makes no sense here is spoken by another scheme, perhaps: a `tls://` client at a `wss://` endpoint.
+            if admitted_before.was(conn) || matches!(why, CloseReason::Protocol(_)) {
                 println!("==> Disconnected: {why}");
             }
         })

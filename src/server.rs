@@ -324,6 +324,9 @@ impl Server {
     /// that takes. It runs on the connection's worker, so it must not block. If it panics, the answer is
     /// 500.
     ///
+    /// JavaScript in a browser can set no header of the request: a page has the [query](Upgrade::query), its
+    /// cookies and the subprotocols for a token. Which subprotocol is spoken is decided after this.
+    ///
     /// ```
     /// use zinxide::{Conn, Server, Settings, Upgrade};
     ///
