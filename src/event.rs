@@ -191,6 +191,8 @@ pub enum Event<'a> {
     RateDelayed { conn: &'a Conn, excess: Excess, first: bool },
     /// The peer sends too much, and this message was dropped; `first` for this connection.
     RateDropped { conn: &'a Conn, excess: Excess, message: MsgId, first: bool },
+    /// The peer sends too much, and these replies to its pings were dropped; `first` for this connection.
+    PongsDropped { conn: &'a Conn, excess: Excess, pongs: usize, first: bool },
     /// A heartbeat cannot be sent, now or ever: its id or payload has no frame.
     HeartbeatFailed { conn: &'a Conn, why: &'a SendError },
     /// The peer gives no sign of life.
@@ -258,6 +260,7 @@ impl Event<'_> {
             | Self::FramesDropped { first, .. }
             | Self::RateDelayed { first, .. }
             | Self::RateDropped { first, .. }
+            | Self::PongsDropped { first, .. }
             | Self::Unrouted { first, .. } => return first.then_some(Level::Warn),
             Self::AcceptFailed { first, .. } => return first.then_some(Level::Error),
             Self::WorkerBlocked { .. }
@@ -498,6 +501,12 @@ impl fmt::Display for Event<'_> {
                 write!(
                     f,
                     "{conn} sends {excess}, message {message} was dropped; told once a connection"
+                )
+            }
+            Self::PongsDropped { conn, excess, pongs, .. } => {
+                write!(
+                    f,
+                    "{conn} sends {excess}, {pongs} pongs were dropped; told once a connection"
                 )
             }
             Self::HeartbeatFailed { conn, why } => {

@@ -120,8 +120,10 @@ pub(crate) trait Transport: Unpin + 'static {
         Overhead::default()
     }
 
-    /// Does not reply to the control frames that have come.
-    fn drop_replies(&mut self) {}
+    /// Does not reply to the control frames that have come. Returns how many replies were due.
+    fn drop_replies(&mut self) -> usize {
+        0
+    }
 }
 
 /// Where the messages of a transport end.

@@ -416,7 +416,11 @@ impl Input {
             }
             OverRate::Drop => {
                 meter.forgive();
-                link.drop_replies();
+                let pongs = link.drop_replies();
+                if pongs > 0 {
+                    let first = !std::mem::replace(&mut self.told.over_rate, true);
+                    conn.emit(Event::PongsDropped { conn, excess, pongs, first });
+                }
                 Ok(())
             }
             OverRate::Close => {

@@ -325,11 +325,9 @@ impl Link {
         }
     }
 
-    /// Does not reply to the control frames that have come.
-    pub(crate) fn drop_replies(&self) {
-        if let Some(transport) = &mut self.io.borrow_mut().transport {
-            transport.drop_replies();
-        }
+    /// Does not reply to the control frames that have come. Returns how many replies were due.
+    pub(crate) fn drop_replies(&self) -> usize {
+        self.io.borrow_mut().transport.as_mut().map_or(0, |transport| transport.drop_replies())
     }
 
     /// The peer is read to its end from now on, whatever the server holds: nothing of it is kept.

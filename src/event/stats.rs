@@ -84,6 +84,8 @@ counters! {
         rate_delays,
         /// Messages dropped because their peer sent too much.
         rate_drops,
+        /// Replies to WebSocket's pings that were dropped because the peer sent too much.
+        pongs_dropped,
         /// Heartbeats that were not sent because the peer gave no sign of life.
         not_alive,
         /// Messages without a route.
@@ -319,6 +321,7 @@ impl Counters {
             Event::HighWatermark { .. } => (&self.high_watermarks, 1),
             Event::RateDelayed { .. } => (&self.rate_delays, 1),
             Event::RateDropped { .. } => (&self.rate_drops, 1),
+            Event::PongsDropped { pongs, .. } => (&self.pongs_dropped, *pongs as u64),
             Event::NotAlive { .. } => (&self.not_alive, 1),
             Event::Unrouted { .. } => (&self.unrouted, 1),
             Event::HandlerPanicked { .. } | Event::HookPanicked { .. } => (&self.panics, 1),

@@ -413,9 +413,15 @@ impl Door {
         std::mem::take(&mut self.overhead)
     }
 
-    /// The pings that have come get no reply.
-    pub(super) fn drop_pongs(&mut self) {
-        self.pongs.clear();
+    /// The pings that have come get no reply. Returns how many were due.
+    pub(super) fn drop_pongs(&mut self) -> usize {
+        let pongs = std::mem::take(&mut self.pongs);
+        let (mut dropped, mut rest) = (0, &pongs[..]);
+        while let Some((header, len)) = Header::parse(rest) {
+            rest = &rest[len + header.len as usize..];
+            dropped += 1;
+        }
+        dropped
     }
 
     pub(super) fn bounds(&mut self) -> &mut Bounds {

@@ -115,7 +115,7 @@ impl Transport for Filter {
         Overhead { handshake, bytes: below.bytes + own.bytes, ..own }
     }
 
-    fn drop_replies(&mut self) {
-        self.door.drop_pongs();
+    fn drop_replies(&mut self) -> usize {
+        self.door.drop_pongs()
     }
 }

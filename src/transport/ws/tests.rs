@@ -188,6 +188,7 @@ async fn what_comes_with_too_many_pings_is_dropped_and_they_get_no_pong() {
     peer.write_all(&[&PING.repeat(5000)[..], &message].concat()).await.unwrap();
     sleep(Duration::from_millis(1)).await;
     assert_eq!(connection.stats().rate_drops, 1);
+    assert!(connection.stats().pongs_dropped > 0, "that is told");
     // However many they were, their time is over soon. The next to come is the reply to this one.
     sleep(SECOND).await;
     assert_eq!(echo(&mut peer).await, Duration::ZERO);
