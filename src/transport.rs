@@ -5,6 +5,8 @@
 //! plain TCP. Nothing but [`Layers`] knows one from another.
 
 mod layers;
+#[cfg(test)]
+mod never;
 mod tcp;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
@@ -32,6 +34,8 @@ use crate::conn::{CloseReason, Conn, HandshakeError, Intake};
 use crate::conn_manager::AddError;
 use crate::connection::ReadPool;
 pub(crate) use layers::Layers;
+#[cfg(test)]
+pub(crate) use never::Never;
 pub(crate) use tcp::{Acknowledged, PeerSide, TcpOptions, Watch, is_over};
 
 /// A byte stream of whole frames to a peer.

@@ -146,28 +146,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::connection::{Lives, ReadPool};
+    use crate::connection::Lives;
     use crate::settings::Settings;
     use crate::testing::settings;
-    use crate::transport::{Acknowledged, Boxed, Failed, Layer, Local as Future, Peer};
-
-    /// Shakes hands with nobody.
-    struct Never;
-
-    impl Layer for Never {
-        fn shake_hands<'a>(
-            &'a self,
-            _: Boxed,
-            _: Peer<'a>,
-            _: &'a ReadPool,
-        ) -> Future<'a, Result<Boxed, Failed>> {
-            Box::pin(std::future::pending())
-        }
-
-        fn refuses(&self) -> bool {
-            true
-        }
-    }
+    use crate::transport::{Acknowledged, Never};
 
     #[actix::test]
     async fn a_refused_peer_that_is_gone_while_others_of_its_address_shake_hands_keeps_nothing() {
@@ -181,8 +163,9 @@ mod tests {
 
         let slot = limits.handshakes.try_slot();
         let dial = Refused { stream, began: Instant::now(), slot, peer };
+        let never = Never { refuses: true, ..Never::default() };
         let (stack, free) =
-            (Stack::new(vec![Arc::new(Never)]), limits.lingering.available_permits());
+            (Stack::new(vec![Arc::new(never)]), limits.lingering.available_permits());
         let turn_away = Refusal::new(None).of(dial, &stack, &AddError::Draining, &limits).unwrap();
         let local = Local::new(Arc::default(), Lives::default(), Acknowledged::default());
         turn_away.tell(Rc::new(local));

@@ -9,13 +9,13 @@ use tokio::task::{JoinHandle, yield_now};
 
 use super::*;
 use crate::conn_manager::Len;
-use crate::connection::{Hooks, ReadPool};
+use crate::connection::Hooks;
 use crate::endpoint::Scheme;
 use crate::event::Events;
 use crate::router::Surroundings;
 use crate::settings::Settings;
 use crate::testing::{settings, within};
-use crate::transport::{Boxed, Failed, Layer, Local, Peer};
+use crate::transport::Never;
 
 /// Answers one step after the other, then that the listener is dead.
 struct Script {
@@ -311,26 +311,12 @@ async fn what_is_asked_of_a_listener_in_the_pause_after_a_refusal_is_done_at_onc
     assert_eq!(server.accepted.borrow().len(), 1, "the other stays in the queue");
 }
 
-/// Shakes hands with nobody.
-struct Never;
-
-impl Layer for Never {
-    fn shake_hands<'a>(
-        &'a self,
-        _: Boxed,
-        _: Peer<'a>,
-        _: &'a ReadPool,
-    ) -> Local<'a, Result<Boxed, Failed>> {
-        Box::pin(std::future::pending())
-    }
-}
-
 #[actix::test]
 async fn a_dial_that_waits_to_shake_hands_when_the_pause_is_halted_is_refused_and_counted() {
     let (waiting, _peers) = dials(2).await;
     tokio::time::pause();
     let settings = Settings { max_handshakes: 1, ..denying() };
-    let server = Denying::start(&settings, Stack::new(vec![Arc::new(Never)]));
+    let server = Denying::start(&settings, Stack::new(vec![Arc::new(Never::default())]));
     for dial in waiting {
         server.dials.send(dial).unwrap();
     }

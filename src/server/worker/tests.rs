@@ -7,10 +7,9 @@ use tokio::task::yield_now;
 
 use super::*;
 use crate::conn_manager::{Add, ConnManager};
-use crate::connection::ReadPool;
 use crate::endpoint::{ListenAddr, Scheme};
 use crate::testing::{settings, within};
-use crate::transport::{Failed, Layer, Local as Future, Peer};
+use crate::transport::Never;
 
 /// More than a worker serves in one turn.
 const STRANGERS: usize = 200;
@@ -109,22 +108,6 @@ async fn a_message_that_comes_while_strangers_wait_to_be_served_is_handled_befor
     drop(strangers.peers);
 }
 
-/// Shakes hands with nobody, and counts who wants to.
-#[derive(Default)]
-struct Never(AtomicUsize);
-
-impl Layer for Never {
-    fn shake_hands<'a>(
-        &'a self,
-        _: Boxed,
-        _: Peer<'a>,
-        _: &'a ReadPool,
-    ) -> Future<'a, Result<Boxed, Failed>> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Box::pin(std::future::pending())
-    }
-}
-
 #[actix::test]
 async fn a_message_that_comes_when_handshakes_end_together_is_handled_before_the_last_of_them() {
     let closed = Arc::new(AtomicUsize::new(0));
@@ -144,7 +127,7 @@ async fn a_message_that_comes_when_handshakes_end_together_is_handled_before_the
     for peer in &mut strangers.peers {
         peer.write_all(&[1]).unwrap();
     }
-    within(until(|| never.0.load(Ordering::Relaxed) == STRANGERS)).await;
+    within(until(|| never.asked.load(Ordering::Relaxed) == STRANGERS)).await;
     let count = Arc::clone(&closed);
     let mut honest = Honest::listens(move || count.load(Ordering::Relaxed)).await;
 
